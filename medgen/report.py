@@ -178,5 +178,5 @@ def whats_where(run_dir: str|Path) -> Markdown:
         'samples': 'samples of every validation', 'tensorboard': 'curves for TensorBoard'}
     rows = [[f'`{p.name}`', meaning[p.name]] for p in sorted(run.iterdir()) if p.name in meaning]
     more = json.loads((run/'history.jsonl').read_text().splitlines()[-1])['epoch'] * 2
-    return Markdown(f'Everything is in `{run}`:\n\n{markdown_table(["", ""], rows)}\n\nNext, to train on to epoch {more}:\n\n```sh\npython -m papermill nbs/train.ipynb more.ipynb -p resume {run} -p epochs {more}\n```\n\n'
+    return Markdown(f'Everything is in `{run}`:\n\n{markdown_table(["", ""], rows)}\n\nNext, to train on to epoch {more}:\n\n```sh\npython3 -m papermill nbs/train.ipynb more.ipynb -p resume {run} -p epochs {more}\n```\n\n'
                     f'or to look at the curves in a browser:\n\n```sh\ntensorboard --logdir {run}/tensorboard\n```')
