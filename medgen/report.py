@@ -117,11 +117,12 @@ def show_samples(fake: torch.Tensor,      # [N,C,H,W] in [0, 1]
                  names: list[str],        # of the C sequences
                  condition: torch.Tensor=None, # [N,K,H,W]
                  condition_names: list[str]=(),
-                 n: int=8
+                 n: int=8               # columns, evenly spaced over the N
                 ) -> Figure:
     "Generated images beside the held-out images with the same condition."
-    rows = {} if condition is None else {k: condition[:n, i] for i, k in enumerate(condition_names)}
-    for i, name in enumerate(names): rows |= {f'{name}\nreference': real[:n, i], f'{name}\nsynthetic': fake[:n, i]}
+    pick = np.unique(np.linspace(0, len(fake) - 1, min(n, len(fake))).round().astype(int)) # neighbours are slices of one patient
+    rows = {} if condition is None else {k: condition[pick, i] for i, k in enumerate(condition_names)}
+    for i, name in enumerate(names): rows |= {f'{name}\nreference': real[pick, i], f'{name}\nsynthetic': fake[pick, i]}
     return image_grid(rows)
 
 # %% ../nbs/14_report.ipynb #9856380d

@@ -17,6 +17,7 @@ from ema_pytorch import EMA
 from fastcore.basics import patch
 from monai.optimizers import WarmupCosineSchedule
 from omegaconf import DictConfig, OmegaConf
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch.utils.tensorboard import SummaryWriter
 
@@ -65,7 +66,8 @@ class DiffusionTrainer:
         self._set_data()
         self._set_network(network)
         self._check_parts()
-        self.saved_at = time.monotonic()
+        (self.run_dir/'samples').mkdir(parents=True, exist_ok=True)
+        self.board, self.saved_at = SummaryWriter(self.run_dir/'tensorboard'), time.monotonic()
 
     @property
     def device(self): return self.accelerator.device
@@ -123,8 +125,6 @@ def _check_parts(self: DiffusionTrainer):
     check = check_strategy(self.strategy)
     if check.message: self.note(check.message)
     self.per_sample = check.per_sample
-    (self.run_dir/'samples').mkdir(parents=True, exist_ok=True)
-    self.board = SummaryWriter(self.run_dir/'tensorboard', purge_step=None)
 
 # %% ../nbs/08_trainer.ipynb #f6816dda
 @patch
@@ -220,16 +220,16 @@ def draw_samples(self: DiffusionTrainer, rows: np.ndarray=None # rows of the sto
 
 @patch
 def validate(self: DiffusionTrainer) -> dict:
-    "Validation record of the epoch; the first samples are kept on disk for the report."
+    "Validation record of the epoch; eight samples are kept on disk for the report."
     self.eval_network.eval()
     start, out = time.monotonic(), self.validation_loss()
     fake, real, condition = self.draw_samples()
     if self.has_val:
         levels = sliced_wasserstein(fake, real)
         out |= dict(swd=levels.pop('mean'), swd_levels=levels)
-    np.savez_compressed(self.run_dir/'samples'/f'epoch_{self.epoch:04d}.npz', fake=fake[:8].half().numpy(), real=real[:8].half().numpy(),
-                        **({} if condition is None else dict(condition=condition[:8].half().numpy())))
-    self.board.add_images('samples', fake[:8].flatten(0, 1)[:, None], self.epoch)
+    kept = {k: v[spread(np.arange(len(v)), 8)] for k, v in dict(fake=fake, real=real, condition=condition).items() if v is not None}
+    np.savez_compressed(self.run_dir/'samples'/f'epoch_{self.epoch:04d}.npz', **{k: v.half().numpy() for k, v in kept.items()})
+    self.board.add_images('samples', kept['fake'].flatten(0, 1)[:, None], self.epoch)
     return out | dict(val_seconds=time.monotonic() - start)
 
 # %% ../nbs/08_trainer.ipynb #b6f36434
@@ -274,7 +274,7 @@ def save(self: DiffusionTrainer, name: str='latest', required: bool=False # rais
     shutil.rmtree(new, ignore_errors=True)
     try:
         new.mkdir(parents=True); self._write_checkpoint(new); replace_folder(new, place)
-    except Exception as e: # safetensors raises its own class when the disk is full
+    except (OSError, RuntimeError, SafetensorError) as e: # a full disk is an OSError to Python, a RuntimeError to torch
         shutil.rmtree(new, ignore_errors=True)
         text = f'checkpoint {place} could not be written at step {self.step}: {e}. Free disk space or choose another output_dir'
         if required: raise TrainingError(text) from e

@@ -54,7 +54,7 @@ def main():
         argv = dotted_arguments(argv, own)
         given = [a for a in argv if '=' in a and not a.startswith(('-', 'hydra.'))]
         preset = 'config' if {'--multirun', '-m'} & set(argv) else compose_config(given, config_dir=own).choices.preset
-        sys.argv[1:] = argv
+        sys.argv[1:] = [*argv, 'hydra/job_logging=none'] # no log file beside the run folder
         run = lambda cfg: train(compose_config([o for o in HydraConfig.get().overrides.task], config_dir=own))
         hydra.main(version_base='1.3', config_path=str(CONFIG_DIR), config_name=preset)(lambda cfg: (run(cfg), None)[1])()
     except (ConfigError, DataError, TrainingError) as e: sys.exit(f'{type(e).__name__}: {e}')
