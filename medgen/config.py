@@ -104,6 +104,8 @@ def nearest(name: str, allowed) -> str:
 def check_value(leaf: Leaf, value):
     "`value` in the type of the parameter, or a ConfigError."
     if value is None and (leaf.default is None or 'null' in leaf.rule): return None
+    rule, _, word = leaf.rule.partition(' or ') # a word that may stand for the number, such as auto
+    if word and value == word: return value
     options = [o.strip() for o in leaf.rule.split('|')] if '|' in leaf.rule else None
     kind = str if leaf.rule.startswith('str') else type(leaf.default)
     if options and value not in options:
@@ -111,7 +113,7 @@ def check_value(leaf: Leaf, value):
     try: value = _convert(value, kind)
     except (TypeError, ValueError, OverflowError):
         raise ConfigError(f'{leaf.name}={value!r}: {_kinds[kind]} is needed. ({leaf.meaning}; default {leaf.default})') from None
-    if not options and not _keeps(value, leaf.rule):
+    if not options and not _keeps(value, rule):
         raise ConfigError(f'{leaf.name}={value!r}: must be {leaf.rule}. ({leaf.meaning}; default {leaf.default})')
     return value
 
@@ -157,7 +159,7 @@ def _put(cfg, values, leaves):
 def _run_config(run, choices):
     "The configuration of an earlier run; its choices stand."
     file = Path(run).expanduser()/'config.yaml'
-    if not file.exists(): raise ConfigError(f'resume={str(run)!r}: {file} does not exist; a run folder below output_dir is needed')
+    if not file.exists(): raise ConfigError(f'resume={str(run)!r}: {file} does not exist; a run folder below output_dir is needed, or auto')
     cfg = OmegaConf.load(file)
     for group, choice in choices.items():
         if cfg.choices.get(group) != choice: raise ConfigError(f'{group}={choice!r}: the run to resume has {group}={cfg.choices.get(group)}; leave it out, or start a new run')
@@ -179,7 +181,7 @@ def compose_config(overrides: list[str]=(),     # dotted or flat `name=value`, a
             shown = {v: k for k, v in GROUP_ALIASES.items()}.get(group, group)
             raise ConfigError(f'{shown}={choice!r}: allowed are {", ".join(groups[group])}.{nearest(choice, groups[group])}')
     values = {k: v for k, v in given.items() if k not in groups}
-    if values.get('training.resume'): return check_config(_put(_run_config(values['training.resume'], choices), values, leaves), leaves)
+    if values.get('training.resume') not in (None, 'auto'): return check_config(_put(_run_config(values['training.resume'], choices), values, leaves), leaves)
     cfg = _put(_compose('config', choices, config_dir), {k: v for k, v in values.items() if k == 'paths.data_dir'}, leaves)
     if cfg.paths.data_dir is None: cfg = _compose('demo', choices, config_dir)
     return check_config(_put(cfg, values, leaves), leaves)
@@ -205,8 +207,8 @@ def check_config(cfg: DictConfig, leaves: dict=None) -> DictConfig:
         if name not in cfg.data.modalities: raise ConfigError(f'mode={cfg.choices.mode} needs the sequence {name!r}, but modalities names only {", ".join(cfg.data.modalities)}.{nearest(name, cfg.data.modalities)}')
     t = cfg.training
     if t.final_lr > t.lr: raise ConfigError(f'final_lr={t.final_lr}: must not exceed lr={t.lr}')
-    for name in ('multi_gpu', 'find_lr'):
-        if t[name]: raise ConfigError(f'{name}=true: not built yet; leave it out')
+    if t.batch_size == 'auto' and t.multi_gpu: raise ConfigError('batch_size=auto: with multi_gpu give a number, the slices per step of all processes together')
+    if t.num_processes > 1 and not t.multi_gpu: raise ConfigError(f'num_processes={t.num_processes}: several processes train together only with multi_gpu=true')
     if t.warmup_epochs >= t.epochs: warnings.warn(f'warmup_epochs={t.warmup_epochs} is not shorter than epochs={t.epochs}: the learning rate will still be rising at the end')
     return cfg
 

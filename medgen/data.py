@@ -510,11 +510,15 @@ class SliceBatches:
                  device: str='cpu',         # where batches are put
                  shuffle: bool=True,
                  drop_last: bool=False,     # leave an incomplete last batch out
-                 hold_on_device: bool=False # keep all slices in the memory of the device
+                 hold_on_device: bool=False, # keep all slices in the memory of the device
+                 rank: int=0,               # number of this process among those that share each batch
+                 world: int=1               # how many processes share each batch
                 ):
         self.store, self.rows, self.names, self.batch_size, self.seed = store, np.asarray(rows, dtype=np.int64), tuple(names), batch_size, seed
-        self.device, self.shuffle, self.drop_last, self.next_epoch = device, shuffle, drop_last, 0
+        self.device, self.shuffle, self.drop_last, self.next_epoch, self.rank, self.world = device, shuffle, drop_last, 0, rank, world
         if len(self) == 0: raise DataError(f'{len(self.rows)} slices do not fill a batch of {batch_size}', 'Use a smaller batch_size or more data')
+        if batch_size % world: raise DataError(f'a batch of {batch_size} slices cannot be shared equally by {world} processes', f'Use a multiple of {world} as batch_size')
+        if world > 1 and not drop_last and len(self.rows) % batch_size: raise DataError(f'the last batch of {len(self.rows)} slices in batches of {batch_size} is not full, so {world} processes cannot share it equally', 'Use a smaller batch_size')
         self.held = {n: torch.from_numpy(np.asarray(store.arrays[n][self.rows])).to(device) for n in self.names} if hold_on_device else None
 
     def __len__(self): return len(self.rows)//self.batch_size if self.drop_last else -(-len(self.rows)//self.batch_size)
@@ -537,7 +541,7 @@ def epoch(self: SliceBatches,
     "The batches of an epoch, from batch `start` on."
     order = self.order(epoch)
     for i in range(start, len(self)):
-        at = order[i*self.batch_size:(i + 1)*self.batch_size]
+        at = order[i*self.batch_size:(i + 1)*self.batch_size][self.rank::self.world]
         if self.held is None: yield self.store.get(self.rows[at], self.names, self.device)
         else:
             pick = torch.as_tensor(at, device=self.device)

@@ -17,10 +17,11 @@ def make_network(in_channels: int,       # noisy images and condition together
                  num_res_blocks: int,    # residual blocks per level
                  head_channels: int,     # channels per attention head
                  norm_groups: int,       # groups of the group normalisation
+                 flash_attention: bool=False # torch's fused attention: the same numbers, faster on GPUs, slower on CPUs
                 ) -> DiffusionModelUNet: # called as network(x [B,C,H,W], timesteps=t [B])
     "A 2D U-Net that predicts the diffusion target."
     return DiffusionModelUNet(spatial_dims=2, in_channels=in_channels, out_channels=out_channels, channels=tuple(channels),
-        attention_levels=tuple(attention_levels), num_res_blocks=num_res_blocks, num_head_channels=head_channels, norm_num_groups=norm_groups)
+        attention_levels=tuple(attention_levels), num_res_blocks=num_res_blocks, num_head_channels=head_channels, norm_num_groups=norm_groups, use_flash_attention=flash_attention)
 
 def count_weights(network: torch.nn.Module) -> int:
     "Number of trainable weights."

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['run_header', 'show_config', 'image_grid', 'show_slices', 'plot_curves', 'samples_through_training', 'show_samples',
-           'clock', 'Progress', 'LiveReport', 'cost_table', 'whats_where']
+           'clock', 'Progress', 'LiveReport', 'show_decisions', 'show_result', 'cost_table', 'whats_where']
 
 # %% ../nbs/14_report.ipynb #53ac9e4c
 import json, time
@@ -19,6 +19,7 @@ from omegaconf import DictConfig
 
 from .config import config_table, markdown_table
 from .data import SliceStore
+from .lr_finder import LRSearch, plot_lr
 
 # %% ../nbs/14_report.ipynb #454cc0eb
 def run_header(cfg: DictConfig, simulated: bool # from the store
@@ -105,9 +106,10 @@ def _plot_bands(ax, history):
 def samples_through_training(run_dir: str|Path, # of the run
                              channel: int=-1,   # which of the generated images
                              most: int=6        # epochs shown
-                            ) -> Figure:
+                            ) -> Figure|Markdown:
     "The same masks and noise at several epochs, the held-out slices last."
     files = sorted((Path(run_dir)/'samples').glob('epoch_*.npz'))
+    if not files: return Markdown('No samples yet: the run was stopped before its first validation.')
     files = [files[i] for i in np.unique(np.linspace(0, len(files) - 1, min(most, len(files))).round().astype(int))]
     rows = {f'epoch {int(f.stem[-4:])}': np.load(f)['fake'][:, channel] for f in files}
     return image_grid(rows | {'reference': np.load(files[-1])['real'][:, channel]})
@@ -142,7 +144,7 @@ class Progress:
         self.shown = now; self.show(self.text(trainer, now))
 
     def text(self, trainer, now) -> str:
-        total, done = trainer.args.epochs * len(trainer.train), trainer.step - self.begun[1]
+        total, done = trainer.args.epochs * trainer.steps_per_epoch, trainer.step - self.begun[1]
         left = (now - self.begun[0]) / max(1, done) * (total - trainer.step)
         found = next((r['swd'] for r in reversed(trainer.history) if 'swd' in r), None)
         return (f'epoch {min(trainer.epoch + 1, trainer.args.epochs)}/{trainer.args.epochs}, step {trainer.step}/{total}, loss {trainer.last_loss:.4f}'
@@ -163,21 +165,39 @@ class LiveReport(Progress):
         if self.figure: self.figure.update(curves)
         else: self.figure = display(curves, display_id=True)
 
+# %% ../nbs/14_report.ipynb #59dde506
+def show_decisions(trainer) -> Markdown: # the finished or stopped trainer
+    "How the run ended, what was chosen for it and why, and its remarks; the learning-rate search is drawn above."
+    search = Path(trainer.run_dir)/'lr_finder.json'
+    if search.exists(): display(plot_lr(LRSearch(**json.loads(search.read_text()))))
+    ended = '' if trainer.state == 'finished' else f'**Stopped by {trainer.stop_reason} at step {trainer.step}, resumable:** `-p resume {trainer.run_dir}` goes on to the bit where it stopped.\n\n'
+    chosen = markdown_table(['chosen for this run', '', 'because'], [[what, value, why] for what, (value, why) in trainer.choices.items()])
+    return Markdown(f'{ended}{chosen}\n\n### Remarks\n\n' + ('\n\n'.join(trainer.notes) or 'None.'))
+
+def show_result(trainer) -> Figure|Markdown:
+    "Samples of the finished run beside the reference; none for a run that was stopped, it will want to go on."
+    if trainer.state != 'finished': return Markdown('Samples are drawn when the run is finished.')
+    fake, real, condition = trainer.draw_samples()
+    return show_samples(fake, real, trainer.mode.images, condition, trainer.mode.condition)
+
 # %% ../nbs/14_report.ipynb #0908e1fc
 def cost_table(history: list[dict], device: str, weights: int) -> Markdown:
     "Time and throughput of a run; the first epoch is left out of the speed, it includes warming up."
-    speed = np.array([r['images_per_second'] for r in history[1:] or history])
+    if not history: return Markdown('No epoch was finished.')
+    speed, seconds = np.array([r['images_per_second'] for r in history[1:] or history]), sum(r['seconds'] for r in history)
     rows = [['epochs, steps', f"{history[-1]['epoch']}, {history[-1]['step']}"], ['network', f'{weights / 1e6:.1f} million weights on {device}'],
-            ['training', clock(sum(r['seconds'] for r in history))], ['validation and samples', clock(sum(r.get('val_seconds', 0) for r in history))],
+            ['training', clock(seconds)], ['of it, waiting for data', f"{100 * sum(r['data_seconds'] for r in history) / seconds:.1f} %"],
+            ['validation and samples', clock(sum(r.get('val_seconds', 0) for r in history))],
             ['images per second', f'{np.median(speed):.1f} (median of {len(speed)} epochs, {speed.min():.1f} to {speed.max():.1f})']]
+    if memory := max(r.get('peak_memory', 0) for r in history): rows.append(['peak memory of the GPU', f'{memory / 2**30:.1f} GiB'])
     return Markdown(markdown_table(['', ''], rows))
 
 def whats_where(run_dir: str|Path) -> Markdown:
     "What lies in a run's folder, and what to do next."
     run, meaning = Path(run_dir), {'config.yaml': 'the resolved configuration', 'run.json': 'seed, versions, code revision, data fingerprint', 'history.jsonl': 'one record per epoch',
-        'summary.json': 'the result, for programs', 'best': 'checkpoint with the smallest distance of samples', 'latest': 'checkpoint of the last epoch',
-        'samples': 'samples of every validation', 'tensorboard': 'curves for TensorBoard'}
-    rows = [[f'`{p.name}`', meaning[p.name]] for p in sorted(run.iterdir()) if p.name in meaning]
-    more = json.loads((run/'history.jsonl').read_text().splitlines()[-1])['epoch'] * 2
-    return Markdown(f'Everything is in `{run}`:\n\n{markdown_table(["", ""], rows)}\n\nNext, to train on to epoch {more}:\n\n```sh\npython3 -m papermill nbs/train.ipynb more.ipynb -p resume {run} -p epochs {more}\n```\n\n'
-                    f'or to look at the curves in a browser:\n\n```sh\ntensorboard --logdir {run}/tensorboard\n```')
+        'status.json': 'where the run stands', 'summary.json': 'the result, for programs', 'best': 'checkpoint with the smallest distance of samples', 'latest': 'the last checkpoint',
+        'samples': 'samples of every validation', 'tensorboard': 'curves for TensorBoard', 'lr_finder.json': 'the learning-rate search', 'processes': 'what the processes printed'}
+    rows, history = [[f'`{p.name}`', meaning[p.name]] for p in sorted(run.iterdir()) if p.name in meaning], run/'history.jsonl'
+    more = 2 * json.loads(history.read_text().splitlines()[-1])['epoch'] if history.exists() else None
+    go_on = f'to train on to epoch {more}:\n\n```sh\npython3 -m papermill nbs/train.ipynb more.ipynb -p resume {run} -p epochs {more}\n```\n\nor ' if more else ''
+    return Markdown(f'Everything is in `{run}`:\n\n{markdown_table(["", ""], rows)}\n\nNext, {go_on}to look at the curves of all runs in a browser:\n\n```sh\ntensorboard --logdir {run.parent}\n```')

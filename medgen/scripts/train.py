@@ -6,16 +6,18 @@
 __all__ = ['USAGE', 'dotted_arguments', 'main']
 
 # %% ../../nbs/16_command_line.ipynb #30d82700
-import sys
+import os, sys
 from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from torch.distributed.elastic.multiprocessing.errors import record
 
 from ..config import CONFIG_DIR, ConfigError, compose_config, group_choices, help_text, read_leaves, resolve_name
 from ..data import DataError
-from ..launch import train
+from ..launch import adopt_slurm_step, train
 from ..trainer import TrainingError
+from ..weights import WeightsError
 
 # %% ../../nbs/16_command_line.ipynb #d40b7b1a
 USAGE = '''medgen-train: train a diffusion model that makes synthetic brain MRI.
@@ -24,6 +26,9 @@ USAGE = '''medgen-train: train a diffusion model that makes synthetic brain MRI.
   medgen-train data_dir=DIR mode=bravo strategy=rflow your own data, the full network
   medgen-train epochs=2 model.image_size=64           flat and dotted names mean the same
   medgen-train resume=runs/RUN epochs=1000            go on with a run
+  medgen-train resume=auto mode=bravo data_dir=DIR    go on with the newest run of this configuration, or begin it
+  medgen-train multi_gpu=true batch_size=64           all GPUs of this machine; torchrun -m medgen.scripts.train on several
+  touch runs/RUN/stop                                 finish the step, write a checkpoint, stop
   medgen-train --cfg job                              show the resolved configuration and stop
   medgen-train --multirun mode=seg,bravo seed=1,2     one run after the other
   medgen-train --config-dir DIR strategy=mine         choices of your own
@@ -45,18 +50,24 @@ def _own_folder(argv):
         if a in ('--config-dir', '-cd') and i + 1 < len(argv): return argv[i + 1]
         if a.startswith('--config-dir='): return a.partition('=')[2]
 
+@record # leaves a traceback for the launcher of several processes
 def main():
     "Entry point of `medgen-train`."
     argv = sys.argv[1:]
     if {'-h', '--help'} & set(argv): print(USAGE); print(help_text(_own_folder(argv))); return
+    adopt_slurm_step()
     try:
         own = _own_folder(argv)
         argv = dotted_arguments(argv, own)
         given = [a for a in argv if '=' in a and not a.startswith(('-', 'hydra.'))]
+        if 'RANK' in os.environ: # one of several processes; Hydra would hide its traceback from their launcher
+            train(compose_config(given, config_dir=own)); return
         preset = 'config' if {'--multirun', '-m'} & set(argv) else compose_config(given, config_dir=own).choices.preset
         sys.argv[1:] = [*argv, 'hydra/job_logging=none'] # no log file beside the run folder
         run = lambda cfg: train(compose_config([o for o in HydraConfig.get().overrides.task], config_dir=own))
         hydra.main(version_base='1.3', config_path=str(CONFIG_DIR), config_name=preset)(lambda cfg: (run(cfg), None)[1])()
-    except (ConfigError, DataError, TrainingError) as e: sys.exit(f'{type(e).__name__}: {e}')
+    except (ConfigError, DataError, TrainingError, WeightsError) as e:
+        if 'RANK' in os.environ: raise # one of several processes: the launcher shows the traceback
+        sys.exit(f'{type(e).__name__}: {e}')
 
 if __name__ == '__main__' and '__file__' in globals(): main() # not when this notebook runs
