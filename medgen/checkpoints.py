@@ -27,6 +27,7 @@ def file_hash(path: Path) -> str:
 
 def flush_to_disk(path: Path):
     "Wait until a file, or the entries of a folder, would survive a power failure."
+    if os.name == 'nt': return # Windows cannot flush through a handle for reading, and folders not at all
     handle = os.open(path, os.O_RDONLY)
     try: os.fsync(handle)
     finally: os.close(handle)
