@@ -17,7 +17,7 @@ def make_network(in_channels: int,       # noisy images and condition together
                  num_res_blocks: int,    # residual blocks per level
                  head_channels: int,     # channels per attention head
                  norm_groups: int,       # groups of the group normalisation
-                 flash_attention: bool=False # torch's fused attention: the same numbers, faster on GPUs, slower on CPUs
+                 flash_attention: bool=False # torch's fused attention: the same numbers; measured slower on a CPU, not measured on a GPU
                 ) -> DiffusionModelUNet: # called as network(x [B,C,H,W], timesteps=t [B])
     "A 2D U-Net that predicts the diffusion target."
     return DiffusionModelUNet(spatial_dims=2, in_channels=in_channels, out_channels=out_channels, channels=tuple(channels),

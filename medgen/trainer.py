@@ -170,11 +170,11 @@ def _set_network(self: DiffusionTrainer, network):
     "Memory layout, optimiser, learning-rate schedule and moving average."
     a = self.args
     layout = torch.channels_last if self.device.type == 'cuda' else torch.contiguous_format
-    self.choose('memory layout', str(layout).removeprefix('torch.'), 'channels last on GPUs; on CPUs its group normalisation is slow')
+    self.choose('memory layout', str(layout).removeprefix('torch.'), 'channels last on GPUs (not measured); on CPUs its group normalisation is slow')
     network = network.to(self.device, memory_format=layout)
     self.ema = moving_average(network, a.ema_decay) if a.use_ema else None
     optimizer = torch.optim.AdamW(network.parameters(), lr=a.lr, weight_decay=a.weight_decay, fused=True)
-    self.choose('optimiser', 'AdamW, fused', 'faster on CPU and GPU')
+    self.choose('optimiser', 'AdamW, fused', 'measured faster on a CPU; not measured on a GPU')
     self.network, self.optimizer = self.accelerator.prepare(network, optimizer)
     self.use_lr(a.lr)
 
