@@ -72,22 +72,24 @@ def write_checkpoint(place: Path,             # folder of the checkpoint
                      weights: dict,           # name -> tensor
                      ema: dict|None,          # the same, of the moving average
                      state: dict,             # whatever `torch.load(weights_only=True)` reads back
-                     about: dict              # for checkpoint.json; has 'step'
+                     about: dict,             # for checkpoint.json; has 'step'
+                     reference: dict=None     # name -> tensor, what generation wants to know of the training data
                     ):
     "Write a checkpoint: whole, or not at all."
     settle(place)
     new = versions_of(place)[1]
-    try: write_files(new, weights, ema, state, about)
+    try: write_files(new, weights, ema, state, about, reference)
     except BaseException: # a full disk, say: give back what was taken
         shutil.rmtree(new, ignore_errors=True)
         raise
     put_in_place(place)
 
-def write_files(new: Path, weights, ema, state, about):
+def write_files(new: Path, weights, ema, state, about, reference=None):
     "The files of a checkpoint in a new folder, forced to the disk, the JSON last."
     new.mkdir(parents=True)
     save_file(weights, new/'weights.safetensors')
     if ema is not None: save_file(ema, new/'ema.safetensors')
+    if reference: save_file(reference, new/'reference.safetensors')
     torch.save(state, new/'training_state.pt')
     for file in new.iterdir(): flush_to_disk(file)
     write_atomic(new/'checkpoint.json', json.dumps(about | dict(files={f.name: file_hash(f) for f in new.iterdir()}), indent=1))
@@ -102,7 +104,7 @@ def whole_checkpoint(folder: str|Path # a checkpoint folder, or a run folder (th
     if not any(p.exists() for p in versions_of(place)): raise FileNotFoundError(f'{folder}: no such folder; a run folder below output_dir is needed')
     if found := newest_whole([place]): return found
     if not (place/'checkpoint.json').exists(): raise FileNotFoundError(f'{folder} holds no checkpoint: neither checkpoint.json nor latest/checkpoint.json')
-    raise ValueError(f'{damage(place)}. Use another checkpoint, e.g. `best`')
+    raise ValueError(f'{damage(place)}. Use another checkpoint of the run, `best` or `latest`')
 
 def newest_checkpoint(run: str|Path # a run folder
                      ) -> tuple[Path, dict, list[str]]|None: # the folder, its JSON, and what was passed over as damaged

@@ -77,7 +77,7 @@ class Recipe:
     "How volumes become slices."
     image_size: int = 128           # side of a slice in pixels
     modalities: dict = field(default_factory=BRAINMETSHARE.copy)  # sequence -> file name or pattern in a patient's folder
-    scaling: str = 'percentile'     # window of the intensities: 'percentile' of the foreground, or 'minmax' of the volume
+    scaling: str = 'percentile'     # window of the intensities: 'percentile' of the foreground, 'minmax' of the volume, or 'none': values are in [0, 1] already
     lower_percentile: float = 0.0   # of the voxels above 0, becomes 0
     upper_percentile: float = 99.99 # of the voxels above 0, becomes 1
     slice_plane: str = 'auto'       # 'axial', 'coronal', 'sagittal', or 'auto': across the thickest voxel side
@@ -86,7 +86,7 @@ class Recipe:
     def __post_init__(self):
         for name, kind in dict(modalities=dict, mask_labels=tuple, image_size=int, lower_percentile=float, upper_percentile=float).items():
             object.__setattr__(self, name, kind(getattr(self, name)))
-        for name, known in dict(scaling=('percentile', 'minmax'), slice_plane=('auto', *PLANES)).items():
+        for name, known in dict(scaling=('percentile', 'minmax', 'none'), slice_plane=('auto', *PLANES)).items():
             if getattr(self, name) not in known: raise ValueError(f'{name}={getattr(self, name)!r}: allowed are {", ".join(known)}')
         if not 0 <= self.lower_percentile < self.upper_percentile <= 100:
             raise ValueError(f'percentiles {self.lower_percentile} and {self.upper_percentile}: 0 <= lower < upper <= 100 is needed')
@@ -100,10 +100,14 @@ PLANES = dict(sagittal=0, coronal=1, axial=2)  # the RAS axis across each plane
 # %% ../nbs/02_data.ipynb #29f2a7bb
 def intensity_window(array: np.ndarray, recipe: Recipe) -> tuple[float, float]:
     "The intensities of a volume that become 0 and 1."
-    if recipe.scaling == 'minmax': low, high = array.min(), array.max()
-    elif (array < 0).mean() > 0.01: raise DataError('more than 1% of the voxels are negative, so zero is not its background', 'Set scaling=minmax')
-    elif not (array > 0).any(): raise DataError('the image is empty: no voxel is above 0', 'Export the image again')
-    else: low, high = np.percentile(array[array > 0], [recipe.lower_percentile, recipe.upper_percentile])
+    low, high = array.min(), array.max()
+    if recipe.scaling == 'none':
+        if low < 0 or high > 1: raise DataError(f'holds values from {low:g} to {high:g}; scaling=none takes values in [0, 1] as they are', 'Set scaling=percentile')
+        low, high = 0, int(high > 0)
+    elif recipe.scaling == 'percentile':
+        if (array < 0).mean() > 0.01: raise DataError('more than 1% of the voxels are negative, so zero is not its background', 'Set scaling=minmax')
+        if not high > 0: raise DataError('the image is empty: no voxel is above 0', 'Export the image again')
+        low, high = np.percentile(array[array > 0], [recipe.lower_percentile, recipe.upper_percentile])
     if not high > low: raise DataError(f'the image is constant: its window is {low:g} to {high:g}', 'Export the image again')
     return float(low), float(high)
 
@@ -133,10 +137,12 @@ def read_scaled(path: str|Path, # NIfTI file
 
 # %% ../nbs/02_data.ipynb #ed2e5492
 def slice_axis(affine: np.ndarray, # [4, 4] of a RAS volume
-               plane: str='auto'
+               plane: str='auto',
+               shape: tuple=()     # of the volume; an only slice tells its plane
               ) -> int:            # RAS axis across the slices: 0 sagittal, 1 coronal, 2 axial
-    "The axis across the slices; 'auto' takes the one with clearly thicker voxels, else axial."
+    "The axis across the slices; 'auto' takes the one with a single voxel or with clearly thicker ones, else axial."
     if plane != 'auto': return PLANES[plane]
+    if shape.count(1) == 1: return shape.index(1)
     size = nib.affines.voxel_sizes(affine)
     thickest = int(size.argmax())
     return thickest if size[thickest] > 1.5*np.sort(size)[1] else PLANES['axial']
@@ -198,8 +204,8 @@ def preprocess(files: dict[str, Path], # sequence -> NIfTI file of one patient
     "The slices of one patient: scale, cut, resize."
     volumes = {name: read_scaled(path, name, recipe) for name, path in files.items()}
     check_grids({files[n]: (v.array.shape, v.affine) for n, v in volumes.items()})
-    affine = next(iter(volumes.values())).affine
-    axis, mm = slice_axis(affine, recipe.slice_plane), nib.affines.voxel_sizes(affine)
+    array, affine = next(iter(volumes.values()))
+    axis, mm = slice_axis(affine, recipe.slice_plane, array.shape), nib.affines.voxel_sizes(affine)
     width, height = [mm[i] for i in range(3) if i != axis]
     slices = {}
     for name, volume in volumes.items():
@@ -299,7 +305,7 @@ def inspect_patient(patient, recipe: Recipe) -> tuple[list[dict], dict]:
         try: check_grids(grids)
         except DataError as e: problems.append(_problem(patient, e.path.name, e.problem, e.cure))
         shape, affine = next(iter(grids.values()))
-        facts['axis'] = slice_axis(affine, recipe.slice_plane)
+        facts['axis'] = slice_axis(affine, recipe.slice_plane, shape)
         facts['slices'] = shape[facts['axis']]
     return problems, facts
 

@@ -84,10 +84,11 @@ class DiffusionStrategy(ABC):
         "Random training times [n], by default whole numbers 1 .. T."
         return torch.randint(1, self.num_timesteps + 1, (n,), generator=generator, device=_home(generator, device)).to(device)
 
-    def time_grid(self, n_steps):
-        "Times [n_steps + 1] from T down to 0, by default different whole numbers."
-        if not 1 <= n_steps <= self.num_timesteps: raise ValueError(f'n_steps={n_steps}: must be 1 .. {self.num_timesteps}, the number of timesteps')
-        return torch.linspace(self.num_timesteps, 0, n_steps + 1, dtype=torch.float64).round().long()
+    def time_grid(self, n_steps, start=None):
+        "Times [n_steps + 1] from `start` (by default T) down to 0, by default different whole numbers."
+        start = self.num_timesteps if start is None else start
+        if not 1 <= n_steps <= start: raise ValueError(f'n_steps={n_steps}: must be 1 .. {start}, the number of timesteps')
+        return torch.linspace(start, 0, n_steps + 1, dtype=torch.float64).round().long()
 
     def add_noise(self, images, noise, t):
         "x_t of `images` [B, ...] at times t [B]."
@@ -99,31 +100,34 @@ class DiffusionStrategy(ABC):
         c, d = _spread(images, *self.target_coeffs(t))
         return c * images + d * noise
 
-    def estimate(self, prediction, x_t, t):
-        "(x0, eps) that the network's answer to `x_t` implies."
+    def estimate(self, prediction, x_t, t, clip=False):
+        "(x0, eps) that the network's answer to `x_t` implies; `clip` keeps x0 in [-1, 1]."
         (a, b), (c, d) = self.coeffs(t), self.target_coeffs(t)
         det = a * d - b * c
-        x_from, x_net, e_from, e_net = _spread(x_t, d / det, -b / det, -c / det, a / det)
-        return x_from * x_t + x_net * prediction, e_from * x_t + e_net * prediction
+        x_from, x_net, e_from, e_net, a, b = _spread(x_t, d / det, -b / det, -c / det, a / det, a, b)
+        x0 = x_from * x_t + x_net * prediction
+        if not clip: return x0, e_from * x_t + e_net * prediction
+        x0 = x0.clamp(-1, 1)
+        return x0, (x_t - a * x0) / b
 
     def snr(self, t):
         "Signal-to-noise ratio a^2/b^2 at times t [B]; infinite at t = 0."
         a, b = self.coeffs(t)
         return (a / b).square()
 
-    def step(self, prediction, x_t, t, s, generator=None, eta=0., clip=True):
-        "x_s of an earlier time s: deterministic for eta=0, with the posterior's noise for eta=1."
+    def move(self, x0, eps, t, s, eta=0., noise=None):
+        "x_s of an earlier time s from both estimates at t: deterministic for eta=0, with the posterior's `noise` for eta=1."
         t, s = torch.as_tensor(t), torch.as_tensor(s)
         if not ((t > s) & (s >= 0)).all(): raise ValueError(f'step from t={t.tolist()} to s={s.tolist()}: needs t > s >= 0')
-        (a, b), (a_s, b_s) = self.coeffs(t), self.coeffs(s)
-        a, b, a_s, keep, sigma = _spread(x_t, *self.coeffs(t), *step_weights(*self.coeffs(t), *self.coeffs(s), eta))
-        x0, eps = self.estimate(prediction, x_t, t)
-        if clip:
-            x0 = x0.clamp(-1, 1)
-            eps = (x_t - a * x0) / b
-        if eta == 0: return a_s * x0 + keep * eps
-        z = torch.randn(x_t.shape, generator=generator, device=_home(generator, x_t.device), dtype=x0.dtype).to(x_t.device)
-        return a_s * x0 + keep * eps + sigma * z
+        a_s, keep, sigma = _spread(x0, *step_weights(*self.coeffs(t), *self.coeffs(s), eta))
+        x_s = a_s * x0 + keep * eps
+        return x_s if noise is None else x_s + sigma * noise
+
+    def step(self, prediction, x_t, t, s, generator=None, eta=0., clip=True):
+        "x_s from the network's answer to x_t; the fresh noise of eta > 0 comes from `generator`."
+        x0, eps = self.estimate(prediction, x_t, t, clip)
+        z = torch.randn(x_t.shape, generator=generator, device=_home(generator, x_t.device), dtype=x0.dtype).to(x_t.device) if eta else None
+        return self.move(x0, eps, t, s, eta, z)
 
 # %% ../nbs/03_strategies.ipynb #1bed008c
 def noise_schedule(schedule: str,     # 'cosine', 'linear' or 'scaled_linear'
@@ -186,9 +190,9 @@ class RFlowStrategy(DiffusionStrategy):
         else: tau = torch.randn(n, generator=generator, device=where).sigmoid()
         return (self.num_timesteps * tau).to(device)
 
-    def time_grid(self, n_steps):
+    def time_grid(self, n_steps, start=None):
         if n_steps < 1: raise ValueError(f'n_steps={n_steps}: must be >= 1')
-        return torch.linspace(self.num_timesteps, 0, n_steps + 1)
+        return torch.linspace(self.num_timesteps if start is None else start, 0, n_steps + 1)
 
     def compute_loss(self, prediction, target_images, noise, timesteps):
         return mse_per_sample(prediction, self.target(target_images, noise, timesteps))

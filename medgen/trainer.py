@@ -4,11 +4,14 @@
 
 # %% auto #0
 __all__ = ['FREE', 'TAGS', 'spread', 'validation_times', 'step_generator', 'TrainingError', 'DiffusionTrainer', 'new_record',
-           'computes_bf16', 'moving_average', 'data_counts', 'config_differences', 'load_model']
+           'computes_bf16', 'moving_average', 'map_heads', 'mean_image', 'data_counts', 'config_differences',
+           'load_model']
 
 # %% ../nbs/08_trainer.ipynb #243d5d5b
 import copy, json, math, os, time
 from contextlib import contextmanager
+from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +33,7 @@ from .checkpoints import newest_checkpoint, random_states, read_checkpoint, set_
 from .config import versions, write_atomic
 from .data import MASK, SliceBatches, SliceStore
 from .losses import PerceptualLoss, band_means, min_snr_weight
+from .masks import head_map, learn_rules
 from .metrics import sliced_wasserstein
 from .modes import TrainingMode, check_mode, make_mode
 from .networks import make_network
@@ -86,6 +90,17 @@ class DiffusionTrainer:
     def steps_per_epoch(self): return len(self.train)
     @property
     def raw_network(self): return self.accelerator.unwrap_model(self.network)
+    @cached_property
+    def reference(self):
+        "What a checkpoint tells generation about the training slices: their mean in network space, and where the heads are, if there are images."
+        heads, mean = map_heads(self.store, self.train.rows, [n for n in self.names if n != MASK]), mean_image(self.mode, self.store, self.train.rows)
+        return dict(mean_image=mean) | ({} if heads is None else dict(head=torch.from_numpy(heads)))
+    @cached_property
+    def mask_rules(self):
+        "What generated masks must keep, learned from the training masks; None for a model of images."
+        if self.mode.images != [MASK]: return None
+        mm = self.store.pixel_mm[self.store.index.patient.iloc[self.train.rows]].to_numpy()
+        return asdict(learn_rules(np.asarray(self.store.arrays[MASK][self.train.rows]), mm))
     @property
     def eval_network(self):
         "The weights that validation and generation use: the moving average if there is one."
@@ -397,7 +412,7 @@ def draw_samples(self: DiffusionTrainer, rows: np.ndarray=None # rows of the sto
     noise = image_noise(mine, self.image_shape, self.cfg.seed).to(self.device) if len(mine) else torch.empty(0, *self.image_shape, device=self.device)
     self.eval_network.eval()
     with self.accelerator.autocast():
-        fake = sample(self.eval_network, self.strategy, self.mode, noise, None if condition is None else condition[mine], self.args.sample_steps, self.batch_size) if len(mine) else noise
+        fake = sample(self.eval_network, self.strategy, self.mode, noise, None if condition is None else condition[mine], self.args.sample_steps, self.batch_size, mean_image=self.reference['mean_image']) if len(mine) else noise
     everyone = torch.empty(len(rows), *self.image_shape)
     for at, images in self._from_all((mine, fake.float().cpu().numpy())): everyone[at] = torch.from_numpy(images)
     to_masks = None if condition is None else ((condition + 1) / 2).cpu()
@@ -430,7 +445,7 @@ def save(self: DiffusionTrainer, name: str='latest', required: bool=False # rais
     processes, text = self._from_all(dict(random=random_states(), record=self.record)), ''
     if self.is_main:
         state = dict(optimizer=self.optimizer.state_dict(), ema_step=int(self.ema.step) if self.ema else 0, processes=processes)
-        try: write_checkpoint(self.run_dir/name, _tensors(self.raw_network), _tensors(self.ema.ema_model) if self.ema else None, state, self._about())
+        try: write_checkpoint(self.run_dir/name, _tensors(self.raw_network), _tensors(self.ema.ema_model) if self.ema else None, state, self._about(), self.reference)
         except (OSError, RuntimeError, SafetensorError) as e: # a full disk is an OSError to Python, a RuntimeError to torch
             text = f'checkpoint {self.run_dir/name} could not be written at step {self.step}: {e}. Free disk space or choose another output_dir'
     if text := self._from_main(text):
@@ -443,8 +458,23 @@ def save(self: DiffusionTrainer, name: str='latest', required: bool=False # rais
 def _about(self: DiffusionTrainer) -> dict:
     "What a person or another program wants to know of a checkpoint."
     return dict(epoch=self.epoch, step=self.step, best=self.best, image_shape=self.image_shape, in_channels=self.in_channels, batch_size=self.batch_size, peak_lr=self.peak_lr,
+                pixel_mm=float(self.store.patients.pixel_mm.median()), spacing_mm=float(self.store.patients.spacing_mm.median()), axis=int(self.store.patients.axis.mode()[0]), mask_rules=self.mask_rules,
                 recipe_fingerprint=self.store.recipe.fingerprint, data_fingerprint=self.store.fingerprint, data=data_counts(self.store), simulated=self.store.is_simulated,
                 choices=self.choices, versions=versions(), notes=self.notes, config=OmegaConf.to_container(self.cfg, resolve=True), history=self.history)
+
+def map_heads(store: SliceStore, rows: np.ndarray, # of the store
+              images: list[str] # sequences
+             ) -> np.ndarray|None: # [H,W] share of the slices in which a pixel is foreground in any of them; None if there are none
+    "The head map of some slices, read a few at a time."
+    if not images: return None
+    parts = [len(some) * head_map(np.stack([store.arrays[n][some] for n in images], 1)) for some in np.array_split(rows, max(1, len(rows) // 256))]
+    return (sum(parts) / len(rows)).astype(np.float32)
+
+def mean_image(mode: TrainingMode, store: SliceStore, rows: np.ndarray) -> torch.Tensor: # [C,H,W] in network space
+    "The mean of what a mode learns from some slices, read a few at a time."
+    names = tuple(dict.fromkeys([*mode.images, *mode.condition]))
+    parts = [mode.prepare_batch(store.get(some, names), 'cpu')[0].double().sum(0) for some in np.array_split(rows, max(1, len(rows) // 256))]
+    return (sum(parts) / len(rows)).float()
 
 def data_counts(store: SliceStore) -> dict:
     "Patients and slices of each split."
@@ -551,16 +581,20 @@ def from_config(cls: DiffusionTrainer, cfg: DictConfig, store: SliceStore, run_d
 
 # %% ../nbs/08_trainer.ipynb #4a27ce49
 def load_model(folder: str|Path,   # a run folder (its `latest`) or a checkpoint such as run/best
-               device: str='cpu'
+               device: str='cpu',
+               use_ema: bool=True  # the moving average of the weights, if there is one
               ):                   # network, strategy, mode, and what the checkpoint says of itself
-    "What is needed to generate, from a checkpoint alone; the moving average of the weights if there is one."
+    "What is needed to generate, from a checkpoint alone."
     place, about = whole_checkpoint(folder)
     c = about['config']
     mode = make_mode(c['mode']['mode_class'], c['mode']['images'], c['mode']['condition'])
     strategy = make_strategy(**c['strategy'], image_size=c['model']['image_size'])
     network = make_network(about['in_channels'], about['image_shape'][0], **{k: v for k, v in c['model'].items() if k != 'image_size'})
     weights = place/'ema.safetensors'
-    network.load_state_dict(load_file(weights if weights.exists() else place/'weights.safetensors'))
+    network.load_state_dict(load_file(weights if use_ema and weights.exists() else place/'weights.safetensors'))
+    reference = load_file(place/'reference.safetensors') if (place/'reference.safetensors').exists() else {}
+    about |= dict(folder=str(place), weights_sha256=about['files'][weights.name if use_ema and weights.exists() else 'weights.safetensors'], uses_ema=use_ema and weights.exists(),
+                  head=reference['head'].numpy() if 'head' in reference else None, mean_image=reference.get('mean_image'))
     return network.to(device).eval(), strategy, mode, about
 
 # %% ../nbs/08_trainer.ipynb #fb2ceaf5

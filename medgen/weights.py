@@ -11,12 +11,14 @@ __all__ = ['NETWORKS', 'import_torchvision', 'FeatureNetwork', 'WeightsError', '
 import argparse, hashlib, os, pickle, sys
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import BinaryIO, NamedTuple
 from urllib.request import urlopen
 
 import torch
+import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -61,6 +63,22 @@ def _keras_resnet50() -> nn.Module:
     return nn.Sequential(OrderedDict(list(resnet.named_children())[:-2]))
 
 # %% ../nbs/07_weights.ipynb #46b52949
+def _pooled_by(block: type[nn.Module], pool: Callable[[Tensor], Tensor]) -> type[nn.Module]:
+    "A block of torchvision's Inception whose last branch, the pooling one, pools in another way."
+    class Block(block):
+        def _forward(self, x): return [*super()._forward(x)[:-1], self.branch_pool(pool(x))]
+    return Block
+
+def _fid_inception() -> nn.Module:
+    "Inception-v3 with the pooling of FID; gives 2048 features per image."
+    v3 = import_torchvision().models.inception
+    inside, largest = [partial(f, kernel_size=3, stride=1, padding=1, **k) for f, k in ((F.avg_pool2d, dict(count_include_pad=False)), (F.max_pool2d, {}))]
+    blocks = [v3.BasicConv2d, _pooled_by(v3.InceptionA, inside), v3.InceptionB, _pooled_by(v3.InceptionC, inside), v3.InceptionD, _pooled_by(v3.InceptionE, inside), v3.InceptionAux]
+    net = v3.Inception3(aux_logits=False, inception_blocks=blocks, init_weights=False)
+    net.Mixed_7c, net.fc = _pooled_by(v3.InceptionE, largest)(2048), nn.Identity()
+    return net
+
+# %% ../nbs/07_weights.ipynb #ce4ae79c
 NETWORKS: dict[str, FeatureNetwork] = dict(
     radimagenet_resnet50=FeatureNetwork(
         'ResNet-50 trained on RadImageNet: CT, MR, ultrasound (Mei et al. 2022, doi:10.1148/ryai.210315), in the conversion that MONAI uses',
@@ -68,15 +86,20 @@ NETWORKS: dict[str, FeatureNetwork] = dict(
         'https://huggingface.co/MONAI/checkpoints/resolve/beae2f570c42c296dffe8de296209c70f0608ae9/RadImageNet-ResNet50_notop.pth',
         94_465_691, '2457479b254569e5a81ba48fee6c5b2b84b7a729e507aaa2466101aedb8e5c37', _keras_resnet50),
     vgg16=FeatureNetwork(
-        'VGG-16 trained on ImageNet (Simonyan and Zisserman 2015, arXiv:1409.1556), for LPIPS',
+        'VGG-16 trained on ImageNet (Simonyan and Zisserman 2015, arXiv:1409.1556), for LPIPS and frechet_vgg16',
         'BSD-3-Clause (torchvision); the terms of ImageNet may apply', 'vgg16-397923af.pth',
         'https://download.pytorch.org/models/vgg16-397923af.pth',
         553_433_881, '397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0', lambda: _convolutions('vgg16'), ('classifier.',)),
     alexnet=FeatureNetwork(
-        'AlexNet trained on ImageNet (Krizhevsky 2014, arXiv:1404.5997), for LPIPS',
+        'AlexNet trained on ImageNet (Krizhevsky 2014, arXiv:1404.5997), for LPIPS and frechet_alexnet',
         'BSD-3-Clause (torchvision); the terms of ImageNet may apply', 'alexnet-owt-7be5be79.pth',
         'https://download.pytorch.org/models/alexnet-owt-7be5be79.pth',
-        244_408_911, '7be5be791159472b1fbf3c69796f7cb30dca7ad8466c2df70058c37116cdee02', lambda: _convolutions('alexnet'), ('classifier.',)))
+        244_408_911, '7be5be791159472b1fbf3c69796f7cb30dca7ad8466c2df70058c37116cdee02', lambda: _convolutions('alexnet'), ('classifier.',)),
+    inception=FeatureNetwork(
+        'Inception-v3 trained on ImageNet, the TensorFlow weights of 2015-12-05 that FID is defined with (Heusel et al. 2017, arXiv:1706.08500), in the conversion of pytorch-fid',
+        'Apache-2.0 (pytorch-fid, TensorFlow models); the terms of ImageNet may apply', 'pt_inception-2015-12-05-6726825d.pth',
+        'https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth',
+        95_628_359, '6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2', _fid_inception, ('fc.',)))
 
 # %% ../nbs/07_weights.ipynb #17c3cb19
 class WeightsError(ValueError):
