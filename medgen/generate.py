@@ -11,6 +11,7 @@ __all__ = ['find_checkpoint', 'Model', 'open_model', 'check_model', 'check_pair'
 # %% ../nbs/17_generate.ipynb #e1ba9f3d
 import glob, hashlib, os, signal, subprocess, sys, tempfile, time
 from collections import deque
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -18,7 +19,7 @@ import numpy as np
 import pandas as pd
 import torch
 from fastcore.basics import patch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from IPython import get_ipython
 from IPython.display import display
 from omegaconf import DictConfig, OmegaConf
@@ -211,9 +212,14 @@ def demo_models(cfg: DictConfig,  # of the job 'generate', without models
     if cfg.seg_model or cfg.image_model: return cfg
     cfg, folder = OmegaConf.create(OmegaConf.to_container(cfg)), Path(cfg.cache_dir).expanduser()/'demo_models'
     folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder/'.lock'): # whoever comes second finds them
-        for mode in ['seg'] + [cfg.mode or 'dual'] * (cfg.mode != 'seg'):
-            cfg['seg_model' if mode == 'seg' else 'image_model'] = str(demo_model(mode, cfg, folder, callback, stop)).replace(str(Path.home()), '~')
+    missing = ['seg'] + [cfg.mode or 'dual'] * (cfg.mode != 'seg')
+    while missing:
+        for mode in missing: # one that another process is training is left to it, and found later
+            with suppress(Timeout), FileLock(folder/f'.{mode}.lock', timeout=0 if missing[1:] else -1):
+                cfg['seg_model' if mode == 'seg' else 'image_model'] = str(demo_model(mode, cfg, folder, callback, stop)).replace(str(Path.home()), '~')
+                missing.remove(mode)
+                break
+        else: time.sleep(1)
     return cfg
 
 def demo_model(mode: str, cfg: DictConfig, folder: Path, callback, stop) -> Path: # the run
