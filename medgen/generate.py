@@ -175,6 +175,7 @@ class Sources:
                     num_steps=c.num_steps, sampler=c.sampler, eta=c.eta, max_attempts=c.max_attempts, rules=asdict(self.rules),
                     catalogue=c.catalogue and hashlib.sha256(Path(c.catalogue).expanduser().read_bytes()).hexdigest()[:12], layout=c.layout, png=c.png)
 
+# %% ../nbs/17_generate.ipynb #3bdda90e
 def open_sources(cfg: DictConfig,   # of the job 'generate', with models (see `demo_models`)
                  device: str=None   # a GPU if there is one
                 ) -> Sources:
@@ -416,6 +417,7 @@ def show_examples(funnel: Funnel, head: np.ndarray, folder: Path) -> Path: # of 
     if get_ipython(): display(figure)
     return path
 
+# %% ../nbs/17_generate.ipynb #a3fbbcab
 def fill_with_processes(cfg: DictConfig, writer: DatasetWriter, world: int, stop=None, progress: bool=True) -> str|None: # why they stopped early
     "Let several processes of this machine fill the places, and follow them."
     with tempfile.TemporaryDirectory() as d:

@@ -122,6 +122,7 @@ def enhancement(pre: np.ndarray,  # [N,H,W] in [0, 1], before
 
 def _pair(names): return ('t1_pre', 't1_gd') if {'t1_pre', 't1_gd'} <= set(names) else None
 
+# %% ../nbs/18_generate_report.ipynb #b93e6bd0
 def show_difference(made: Generated, n: int=8, # columns
                     most: int=256   # images measured
                    ) -> Figure|Markdown:
