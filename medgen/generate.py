@@ -310,9 +310,10 @@ class Filler:
         "Fill all places, or stop after a batch when asked to."
         size = self.sources.cfg.batch_size
         while self.waiting or self.ready:
-            while self.waiting and len(self.ready) < size: self.mask_batch([self.waiting.popleft() for _ in range(min(size, len(self.waiting)))])
-            batch, self.ready = self.ready[:size], self.ready[size:]
-            if batch: self.image_batch(batch)
+            if self.waiting and len(self.ready) < size: self.mask_batch([self.waiting.popleft() for _ in range(min(size, len(self.waiting)))])
+            else:
+                batch, self.ready = self.ready[:size], self.ready[size:]
+                self.image_batch(batch)
             if self.callback: self.callback(self)
             if stop and (reason := stop()): return reason
 
