@@ -4,7 +4,7 @@ from pathlib import Path
 
 root = Path(__file__).resolve().parent.parent
 max_bytes, max_export_lines, max_run_cells = 1_500_000, 60, 12
-runnables = {'train', 'generate', 'evaluate'}
+runnables = {'train', 'generate', 'evaluate', 'sweep'}
 
 def source(cell): return ''.join(cell['source'])
 def is_export(cell): return re.search(r'^\s*#\s*\|\s*exporti?\b', source(cell), re.M)

@@ -1,28 +1,75 @@
-"""Build the documentation pages in _proc/_docs with smalldocs: a preview and a check of links, not the Quarto site.
+"""Build the documentation pages in _proc/_docs with smalldocs and check their links: a preview, not the Quarto site.
 
-nbdev processes the notebooks as for Quarto. It links to pages of the published site by module (`.../data.html`),
-as Quarto names them; smalldocs names pages by file (`02_data.html`), so the links are rewritten."""
+nbdev processes the notebooks as for Quarto. It links to pages of the published site by their names there, without numbers
+(`.../data.html`); smalldocs names pages by file (`02_data.html`), so the links are rewritten."""
 import re, shutil, subprocess, sys
+from collections import Counter
+from html.parser import HTMLParser
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 from nbdev.config import get_config
 from nbdev.doclinks import nbglob
 from nbdev.serve import proc_nbs
 
-def page_of_module(nbs):
-    "Module name -> stem of the notebook that exports it"
-    exp = re.compile(r'#\s*\|\s*default_exp\s+([\w.]+)')
-    found = {p.stem: exp.search(p.read_text(encoding='utf-8')) for p in nbs}
-    return {m[1].split('.')[-1]: stem for stem, m in found.items() if m and m[1] != stem}
+nbs_path = Path(get_config().nbs_path)
+
+def site_names(nbs):
+    "Name of a page on the published site (nbdev drops the number) -> stems of the notebooks that become it"
+    names = {}
+    for p in nbs:
+        if p.parent == nbs_path: names.setdefault(re.sub(r'^\d+[a-z0-9]*_', '', p.stem.lower()), []).append(p.stem)
+    return names
+
+class Page(HTMLParser):
+    "Targets and anchors of a page"
+    def __init__(self, path):
+        super().__init__()
+        self.links, self.anchors, self.loaded = set(), set(), set()
+        self.feed(path.read_text(encoding='utf-8'))
+    def handle_starttag(self, tag, attrs):
+        a = dict(attrs)
+        self.anchors |= {a[k] for k in ('id', 'name') if a.get(k)}
+        if tag == 'a' and a.get('href'): self.links.add(a['href'])
+        if url := a.get('src') or (a.get('href') if tag == 'link' else None): self.loaded.add(url)
+
+def link_problems(site):
+    "Links that lead nowhere within the site, and files from elsewhere that pages need; prints the external links, which are not fetched"
+    pages, found, outside = {p.resolve(): Page(p) for p in site.rglob('*.html')}, [], Counter()
+    for path, page in pages.items():
+        name = path.relative_to(site.resolve())
+        for url in page.links | page.loaded:
+            u = urlsplit(url)
+            if u.scheme in ('http', 'https'):
+                outside[url] += 1
+                if url in page.loaded and '/katex@' not in url: found.append(f'{name}: needs {url[:80]} from elsewhere') # KaTeX is smalldocs' own; Quarto is told to use MathML
+                continue
+            if u.scheme or url.startswith('//'): continue # data:, mailto:
+            target = ((site/u.path.lstrip('/') if u.path.startswith('/') else path.parent/unquote(u.path)) if u.path else path).resolve()
+            if target.is_dir(): target /= 'index.html'
+            if not target.exists(): found.append(f'{name}: {url} leads nowhere')
+            elif u.fragment and target in pages and unquote(u.fragment) not in pages[target].anchors: found.append(f'{name}: {url}: no such place on that page')
+    sources = [u for u in outside if '/blob/' in u]
+    print(f'{len(pages)} pages; {len(outside)} external links, not fetched; {len(sources)} of them to source lines, the others:')
+    for url in sorted(set(outside) - set(sources)): print(f'  {url}')
+    return found
 
 if __name__ == '__main__':
     cfg = get_config()
-    pages = page_of_module(nbglob(cfg.nbs_path, as_path=True))
+    names = site_names(nbglob(nbs_path, as_path=True))
+    twice = [f'{" and ".join(stems)} would both become {name}.html on the published site: rename one' for name, stems in names.items() if len(stems) > 1]
+    pages = {name: next((s for s in stems if s[0].isdigit()), stems[0]) for name, stems in names.items()} # only the library is linked by name
     site = f'{cfg.doc_host}{cfg.doc_baseurl}/'
     proc = proc_nbs(force=True, n_workers=0)
-    links = re.compile(rf"(?<![\w/])({'|'.join(map(re.escape, pages))})\.html(?=[#)\"'\\])")
+    links = re.compile(rf"(?<![\w/])((?:\.\./)*)({'|'.join(map(re.escape, pages))})\.html(?=[#)\"'\\])")
     for p in proc.rglob('*.ipynb'):
         text = re.sub(r'output-file: [\w.]+\\n', '', p.read_text(encoding='utf-8')) # Quarto's, not read by smalldocs
-        text = text.replace(site, '')
-        p.write_text(links.sub(lambda m: f'{pages[m[1]]}.html', text), encoding='utf-8')
+        text = text.replace(site, '../' * (len(p.relative_to(proc).parts) - 1))
+        p.write_text(links.sub(lambda m: f'{m[1]}{pages[m[2]]}.html', text), encoding='utf-8')
+    quarto = (proc/'_quarto.yml').read_text(encoding='utf-8')
+    (proc/'_quarto.yml').unlink() # it may be a link
+    (proc/'_quarto.yml').write_text(re.sub(r'^ *html-math-method:.*\n', '', quarto, flags=re.M), encoding='utf-8') # smalldocs warns of what it does not know
     shutil.rmtree(proc/'_docs', ignore_errors=True)
-    sys.exit(subprocess.run([Path(sys.executable).parent/'smalldocs', 'render', '--strict', proc]).returncode)
+    if code := subprocess.run([Path(sys.executable).parent/'smalldocs', 'render', '--strict', proc]).returncode: sys.exit(code)
+    found = twice + link_problems(proc/'_docs')
+    print('\n'.join(sorted(found)))
+    sys.exit(bool(found))

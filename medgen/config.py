@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['CONFIG_DIR', 'GROUP_ALIASES', 'JOBS', 'ConfigError', 'Leaf', 'read_leaves', 'group_choices', 'nearest', 'check_value',
            'resolve_name', 'parse_overrides', 'compose_config', 'check_config', 'find_class', 'run_parameters',
-           'markdown_table', 'config_table', 'versions', 'git_revision', 'write_atomic', 'start_run', 'ProgressBar',
-           'help_text']
+           'markdown_table', 'config_table', 'show_configuration', 'show_configurations', 'versions', 'git_revision',
+           'write_atomic', 'start_run', 'BarOutput', 'ProgressBar', 'help_text']
 
 # %% ../nbs/00_config.ipynb #99370364
-import difflib, json, os, pkgutil, platform, re, subprocess, sys, time, warnings
+import difflib, json, os, pkgutil, platform, re, secrets, subprocess, sys, time, warnings
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
@@ -113,6 +113,11 @@ def nearest(name: str, allowed) -> str:
     close = difflib.get_close_matches(str(name), [str(a) for a in allowed], n=1, cutoff=0.5)
     return f' Did you mean {close[0]!r}?' if close else ''
 
+def _bracketed(text):
+    "A list or map that is written as text; the text itself if it is not one."
+    try: return yaml.safe_load(text)
+    except yaml.YAMLError: return text
+
 def check_value(leaf: Leaf, value):
     "`value` in the type of the parameter, or a ConfigError."
     if value is None and (leaf.default is None or 'null' in leaf.rule): return None
@@ -121,6 +126,7 @@ def check_value(leaf: Leaf, value):
     options = [o.strip() for o in leaf.rule.split('|')] if '|' in leaf.rule else None
     said = dict(str=str, list=list, map=dict).get(rule.partition(' ')[0]) if word else None
     kind = said or (str if leaf.rule.startswith('str') else float if word and leaf.default == word else type(leaf.default))
+    if kind in (list, dict) and isinstance(value, str) and value[:1] in ('[', '{'): value = _bracketed(value) # so papermill hands it over
     if said is list: value = _listed(value, leaf, rule)
     if options and value not in options:
         raise ConfigError(f'{leaf.name}={value!r}: allowed are {", ".join(options)}.{nearest(value, options)} ({leaf.meaning})')
@@ -213,7 +219,8 @@ def _check_network(m):
     if len(m.attention_levels) != levels: raise ConfigError(f'attention_levels={list(m.attention_levels)}: one entry per level is needed, channels has {levels}')
     for c, attention in zip(m.channels, m.attention_levels):
         if c % m.norm_groups: raise ConfigError(f'norm_groups={m.norm_groups}: must divide every entry of channels={list(m.channels)}')
-        if attention and c % m.head_channels: raise ConfigError(f'head_channels={m.head_channels}: must divide the channels of levels with attention, {c} is not divisible')
+    for c in [c for c, attention in zip(m.channels, m.attention_levels) if attention] + [m.channels[-1]]: # the middle of the network has attention, too
+        if c % m.head_channels: raise ConfigError(f'head_channels={m.head_channels}: must divide the channels of levels with attention and of the last level, {c} is not divisible')
 
 def _check_training(cfg):
     "The parameters of a training must fit each other."
@@ -264,6 +271,7 @@ def find_class(dotted: str|type, # `package.module.Class`, or the class itself
               ) -> type:
     "The class of that name, checked."
     if isinstance(dotted, str):
+        if os.getcwd() not in sys.path: sys.path.append(os.getcwd()) # as in a notebook; a console script does not look there
         try: found = pkgutil.resolve_name(dotted)
         except (ImportError, AttributeError, ValueError) as e:
             raise ConfigError(f'{dotted!r} cannot be imported: {e}. Is its module in the working folder or on PYTHONPATH?') from e
@@ -298,6 +306,24 @@ def config_table(cfg: DictConfig,           # from `compose_config`
         if value is ...: continue # belongs to another choice of the group
         if changed is None or changed == (value != default): rows.append([f'`{leaf.dotted}`', f'`{value}`', f'`{default}`', leaf.meaning])
     return markdown_table(['parameter', 'value', 'default', 'meaning'], rows)
+
+# %% ../nbs/00_config.ipynb #6af9233a
+def show_configuration(cfg: DictConfig # any
+                      ) -> str|None:   # Markdown; None, so that it is shown as usual, if it is no whole configuration of medgen's own choices
+    "What differs from the defaults, and everything else folded away."
+    if not {'choices', 'seed'} <= set(cfg): return None
+    job = 'train' if 'training' in cfg else 'evaluate' if 'synthetic_dir' in cfg else 'generate'
+    picked, groups = {g: c for g, c in cfg.choices.items() if g != 'preset'}, group_choices(job=job)
+    if any(c not in groups.get(g, ()) for g, c in picked.items()): return None
+    head = f'Configuration of medgen-{job}' + (': ' + ', '.join(f'{g} `{c}`' for g, c in picked.items()) if picked else '')
+    fold = f'<details><summary>Parameters at their defaults</summary>\n\n{config_table(cfg, changed=False)}\n\n</details>'
+    return f'{head}\n\n{config_table(cfg, changed=True)}\n\n{fold}'
+
+def show_configurations():
+    "Let a running IPython show configurations as tables."
+    if 'IPython' in sys.modules and (shell := sys.modules['IPython'].get_ipython()): shell.display_formatter.formatters['text/markdown'].for_type(DictConfig, show_configuration)
+
+show_configurations()
 
 # %% ../nbs/00_config.ipynb #65b315b4
 def versions() -> dict[str, str]:
@@ -344,9 +370,30 @@ def start_run(cfg: DictConfig,       # from `compose_config`
     return run
 
 # %% ../nbs/00_config.ipynb #2a9bb135
+class BarOutput:
+    "Where a bar goes if standard output is no terminal: one output that a notebook redraws, lines in a log."
+    def __init__(self):
+        self.notebook, self.display_id, self.drawn = type(sys.stdout).__module__.startswith('ipykernel'), secrets.token_hex(8), False
+        self.encoding = getattr(sys.stdout, 'encoding', None) # tells tqdm whether blocks can be drawn
+
+    def write(self, text):
+        "Show what tqdm draws."
+        if not text.startswith('\r') or not text.strip(): return # tqdm's line ends and cursor movements
+        if not self.notebook: print(text.strip()); return
+        shell = sys.modules['IPython'].get_ipython()
+        shell.display_pub.publish({'text/plain': text.strip()}, transient=dict(display_id=self.display_id), update=self.drawn)
+        self.drawn = True
+
+    def flush(self):
+        "As standard output."
+        sys.stdout.flush()
+
 class ProgressBar(tqdm):
-    "tqdm on standard output that reads well in saved notebooks and logs."
-    def __init__(self, *args, **kwargs): super().__init__(*args, **{'file': sys.stdout, 'mininterval': 2, 'delay': 1, **kwargs})
+    "tqdm on standard output that reads well in terminals, notebooks, saved notebooks and logs."
+    def __init__(self, *args, **kwargs):
+        out = sys.stdout if sys.stdout.isatty() else BarOutput()
+        seldom = isinstance(out, BarOutput) and not out.notebook
+        super().__init__(*args, **{'file': out, 'mininterval': 30 if seldom else 2, 'delay': 1, **kwargs})
 
 # %% ../nbs/00_config.ipynb #5aa583b0
 def help_text(config_dir: str|Path=None, # the user's own folder of groups

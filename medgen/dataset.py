@@ -384,7 +384,10 @@ class SyntheticDataset:
 
     def _repr_markdown_(self):
         size = '{size} × {size} pixels of {pixel_mm:g} mm, {plane}'.format(**self.facts) if self.facts else 'not made by medgen'
-        return f'Synthetic dataset of {", ".join(self.names)}: {len(self)} images, {size}.'
+        head, identity = f'Synthetic dataset of {", ".join(self.names)}: {len(self)} images, {size}.', self.facts.get('identity', {})
+        models = [[k.replace('_', ' '), f'{m["run"]}, checkpoint {m["checkpoint"]}, epoch {m["epoch"]}'] for k in ('seg_model', 'image_model') if isinstance(m := identity.get(k), dict) and {'run', 'checkpoint', 'epoch'} <= set(m)]
+        rows = [['folder', f'`{self.folder.name}`'], *models, *[['data', 'the simulated cohort']]*bool(identity.get('simulated')), ['manifest', ', '.join(f'`{c}`' for c in self.manifest)]]
+        return f'{head}\n\n{markdown_table(["", ""], rows)}'
 
     __repr__ = _repr_markdown_
 

@@ -26,11 +26,17 @@ from .weights import WeightsError, file_sha256, find_weights, load_network, weig
 # %% ../nbs/11_features.ipynb #f8c10ee3
 def _channels(*values: float) -> Tensor: return torch.tensor(values).view(1, 3, 1, 1)
 
-def scale_inception(x: Tensor) -> Tensor: return 2 * x - 1
+def scale_inception(x: Tensor) -> Tensor:
+    "From [0, 1] to [-1, 1]."
+    return 2 * x - 1
 
-def scale_imagenet(x: Tensor) -> Tensor: return (x - _channels(.485, .456, .406).to(x)) / _channels(.229, .224, .225).to(x)
+def scale_imagenet(x: Tensor) -> Tensor:
+    "By mean and spread of ImageNet's channels, as torchvision has them."
+    return (x - _channels(.485, .456, .406).to(x)) / _channels(.229, .224, .225).to(x)
 
-def scale_radimagenet(x: Tensor) -> Tensor: return x.flip(1) - _channels(.406, .456, .485).to(x)
+def scale_radimagenet(x: Tensor) -> Tensor:
+    "Channels in reverse order, less ImageNet's means."
+    return x.flip(1) - _channels(.406, .456, .485).to(x)
 
 # %% ../nbs/11_features.ipynb #0ff61c98
 class Extractor(NamedTuple):

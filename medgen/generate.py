@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['find_checkpoint', 'Model', 'open_model', 'check_model', 'check_pair', 'RealMasks', 'Sources', 'open_sources',
-           'mask_rules', 'wanted', 'demo_models', 'demo_model', 'stage_seed', 'draw_masks', 'draw_images', 'Place',
-           'describe', 'Filler', 'Generated', 'check_ready', 'share_count', 'own_share', 'open_writer', 'fill_share',
-           'show_examples', 'fill_with_processes', 'share_of_others', 'generate', 'count_records', 'card_facts']
+           'mask_rules', 'wanted', 'copy_index', 'copy_indexes', 'with_copies', 'demo_models', 'demo_model',
+           'stage_seed', 'draw_masks', 'draw_images', 'Place', 'describe', 'Filler', 'Generated', 'check_ready',
+           'share_count', 'own_share', 'open_writer', 'fill_share', 'show_examples', 'fill_with_processes',
+           'share_of_others', 'generate', 'count_records', 'copies_text', 'card_facts']
 
 # %% ../nbs/17_generate.ipynb #e1ba9f3d
-import glob, hashlib, os, signal, subprocess, sys, tempfile, time
+import glob, hashlib, os, signal, subprocess, sys, tempfile, time, warnings
 from collections import deque
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -29,10 +30,10 @@ from .config import ConfigError, ProgressBar, compose_config, versions
 from .data import MASK, PLANES, DataError
 from .dataset import DatasetWriter, Grid, model_facts, read_records, whole_records
 from .inference import inference_network
-from .launch import StopSignals, find_run, open_store, run_training
+from .launch import StopSignals, adopt_slurm_step, find_run, launcher_name, open_store, run_training, slurm_tasks
 from .masks import (Funnel, GenerationError, MaskRules, check_images, check_masks, check_requests, compare_masks, deal_requests, mask_table, read_catalogue,
                           remove_specks, show_rejected, stop_if_hopeless)
-from .modes import TrainingMode, to_network
+from .modes import TrainingMode
 from .report import Progress
 from .sampling import image_noise, intervals, sample, straight_times
 from .strategies import DiffusionStrategy
@@ -152,6 +153,7 @@ class Sources:
     image: Model|None       # model of images; None for masks alone
     rules: MaskRules
     requests: list          # of lesions, dealt over the places; empty if anything will do
+    copies: dict = field(default_factory=dict) # 'images', 'masks' -> CopyIndex, where copies of training patients are dropped
 
     @property
     def main(self): return self.image or self.seg
@@ -171,9 +173,10 @@ class Sources:
         c, part = self.cfg, lambda m: m and dict(weights=m.hash, run=Path(m.about['folder']).parent.name, checkpoint=Path(m.about['folder']).name, epoch=m.about['epoch'], strategy=m.strategy_name, arithmetic=m.choices['arithmetic'][0])
         data = self.main.about['config']['data']
         preprocessing = dict(image_size=self.main.size) | {k: data[k] for k in ('scaling', 'lower_percentile', 'upper_percentile', 'slice_plane', 'mask_labels', 'modalities')}
+        dropped = dict(drop_copies={k: dict(false_alarm_rate=i.rates.wanted, training=len(i.train), calibration=i.rates.images) for k, i in self.copies.items()}) if self.copies else {}
         return dict(seed=c.seed, mode=self.main.name, simulated=self.main.about['simulated'], preprocessing=preprocessing, seg_model=part(self.seg), image_model=part(self.image), masks=self.real and dict(fingerprint=self.real.store.fingerprint, split=c.mask_split),
                     num_steps=c.num_steps, sampler=c.sampler, eta=c.eta, max_attempts=c.max_attempts, rules=asdict(self.rules),
-                    catalogue=c.catalogue and hashlib.sha256(Path(c.catalogue).expanduser().read_bytes()).hexdigest()[:12], layout=c.layout, png=c.png)
+                    catalogue=c.catalogue and hashlib.sha256(Path(c.catalogue).expanduser().read_bytes()).hexdigest()[:12], layout=c.layout, png=c.png) | dropped
 
 # %% ../nbs/17_generate.ipynb #3bdda90e
 def open_sources(cfg: DictConfig,   # of the job 'generate', with models (see `demo_models`)
@@ -188,7 +191,7 @@ def open_sources(cfg: DictConfig,   # of the job 'generate', with models (see `d
     if seg and image: check_pair(seg, image)
     real, rules = RealMasks(image, cfg) if cfg.mask_dir else None, mask_rules(cfg, seg)
     requests = wanted(cfg.catalogue) if cfg.catalogue else []
-    sources = Sources(cfg, seg, real, image, rules, requests)
+    sources = Sources(cfg, seg, real, image, rules, requests, copy_indexes(cfg, seg, image))
     try: check_requests(requests, rules, sources.plane)
     except ValueError as e: raise ConfigError(f'catalogue={cfg.catalogue!r}: {e}') from None
     return sources
@@ -203,6 +206,33 @@ def wanted(catalogue: str) -> list: # of `LesionRequest`
     "The requests of a catalogue file."
     try: return read_catalogue(Path(catalogue).expanduser())
     except ValueError as e: raise ConfigError(f'catalogue={catalogue!r}: {e}') from None
+
+# %% ../nbs/17_generate.ipynb #35d1af24
+def copy_index(model: Model, cfg: DictConfig):
+    "What tells copies of a model's training slices, with a threshold set by its held-out patients."
+    from medgen.memorization import CopyIndex # that module itself opens datasets which are generated here
+    from medgen.sides import real_set
+    c = OmegaConf.create(model.about['config'])
+    c.paths.cache_dir, c.paths.data_dir = cfg.cache_dir, cfg.train_dir or c.paths.data_dir
+    store = open_store(c, progress=False)
+    if store.fingerprint != model.about['data_fingerprint']: raise ConfigError(f'drop_copies: {store.data_dir} is not what {Path(model.about["folder"]).parent.name} learnt from; give that folder as train_dir')
+    masks = model.mode.images == [MASK]
+    train, held = [real_set(store, split, masks, split, len(store.index)) for split in ('train', 'val')]
+    if not len(held): raise ConfigError('drop_copies: there are no held-out patients (val) to set the threshold by; train with val_fraction above 0')
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', UserWarning) # what is warned of is among its notes, which the card of the dataset tells
+        return CopyIndex(train, held, cfg.copy_false_alarm_rate, names=model.mode.images, spaces=['masks'] if masks else None, cache_dir=cfg.cache_dir)
+
+def copy_indexes(cfg: DictConfig, seg: Model|None, image: Model|None) -> dict: # by 'masks' and 'images'
+    "The indexes of both models, if copies are to be dropped."
+    return {k: copy_index(m, cfg) for k, m in dict(masks=seg, images=image).items() if m and cfg.drop_copies}
+
+def with_copies(reasons: list[str], index, x: np.ndarray, # [N,C,H,W]
+                reason: str) -> list[str]:
+    "Reasons against images or masks, completed by those that are copies."
+    passed = np.flatnonzero([not r for r in reasons])
+    copies = set(passed[index.check(x[passed])]) if len(passed) else ()
+    return [r or reason * (i in copies) for i, r in enumerate(reasons)]
 
 # %% ../nbs/17_generate.ipynb #55a53a01
 def demo_models(cfg: DictConfig,  # of the job 'generate', without models
@@ -267,7 +297,9 @@ def draw_images(sources: Sources,
                 callback=None        # for `sample`
                ) -> np.ndarray:      # [N,C,H,W] float32 in [0, 1]
     "Images for the masks of some places."
-    condition = to_network(torch.from_numpy(np.ascontiguousarray(masks)).float())[:, None]
+    mask = torch.from_numpy(np.ascontiguousarray(masks)).float()[:, None]
+    batch = {name: torch.zeros_like(mask) for name in sources.image.mode.images} | {MASK: mask}
+    condition = sources.image.mode.prepare_batch(batch, 'cpu').condition # as in training, whatever a mode of the user's own makes of the mask
     return _walk(sources.image, sources, condition, 'images', indices, attempts, callback).numpy()
 
 # %% ../nbs/17_generate.ipynb #dcf2c7b0
@@ -327,6 +359,7 @@ def mask_batch(self: Filler, places: list[Place]):
     else:
         reasons = check_masks(masks, s.rules, s.pixel_mm, s.head, None if self.request is None else [s.requests[self.wish(p)] for p in places], s.plane)
         masks, _ = remove_specks(masks, s.rules, s.pixel_mm)
+        if 'masks' in s.copies: reasons = with_copies(reasons, s.copies['masks'], masks[:, None].astype(np.float32), 'copy of a training mask')
     for place, mask, reason in zip(places, masks, reasons):
         if reason: self.reject(place, reason, mask)
         else: place.mask = mask; self.ready.append(place)
@@ -340,6 +373,7 @@ def image_batch(self: Filler, places: list[Place]):
     if s.image:
         images = self.timed('images', draw_images, s, masks, [p.index for p in places], [p.attempt for p in places])
         reasons = check_images(images, masks, s.rules)
+        if 'images' in s.copies: reasons = with_copies(reasons, s.copies['images'], images, 'copy of a training image')
     for place, image, reason in zip(places, images, reasons):
         if reason: self.reject(place, reason, place.mask); continue
         self.funnel.add([''])
@@ -386,8 +420,11 @@ def check_ready(cfg: DictConfig) -> DictConfig: # the same configuration
 
 def share_count(cfg: DictConfig) -> int:
     "How many processes share the work."
-    gpus = torch.cuda.device_count()
+    gpus, tasks = torch.cuda.device_count(), slurm_tasks()
     if not cfg.multi_gpu: return 1
+    if tasks > 1:
+        if cfg.num_processes not in (0, tasks): raise ConfigError(f'num_processes={cfg.num_processes}: this job of Slurm has {tasks} tasks; leave num_processes out')
+        return tasks
     if not (cfg.num_processes or gpus): raise ConfigError('multi_gpu=true: no GPU is visible here. Leave it out, or give num_processes=2 to generate with two processes on the CPU')
     if gpus and cfg.num_processes > gpus: raise ConfigError(f'num_processes={cfg.num_processes}: only {gpus} GPUs are visible')
     return cfg.num_processes or gpus
@@ -420,16 +457,17 @@ def show_examples(funnel: Funnel, head: np.ndarray, folder: Path) -> Path: # of 
 
 # %% ../nbs/17_generate.ipynb #a3fbbcab
 def fill_with_processes(cfg: DictConfig, writer: DatasetWriter, world: int, stop=None, progress: bool=True) -> str|None: # why they stopped early
-    "Let several processes of this machine fill the places, and follow them."
-    with tempfile.TemporaryDirectory() as d:
+    "Let several processes fill the places, and follow them: those of this machine, or the tasks of a Slurm job."
+    with tempfile.TemporaryDirectory(dir=writer.folder, prefix='.processes_') as d: # where other nodes can read it, too
         OmegaConf.save(cfg, f'{d}/config.yaml')
         start = f'from medgen.generate import share_of_others; share_of_others({d + "/config.yaml"!r})'
         def one(rank):
-            env = {**os.environ, 'RANK': str(rank), 'WORLD_SIZE': str(world), 'MEDGEN_LAUNCHER': str(os.getpid())}
+            env = {**os.environ, 'RANK': str(rank), 'WORLD_SIZE': str(world), 'MEDGEN_LAUNCHER': launcher_name()}
             if torch.cuda.is_available(): env['CUDA_VISIBLE_DEVICES'] = os.environ.get('CUDA_VISIBLE_DEVICES', ','.join(map(str, range(world)))).split(',')[rank]
             else: env['OMP_NUM_THREADS'] = str(max(1, torch.get_num_threads() // world))
             with open(f'{d}/{rank}.log', 'w') as log: return subprocess.Popen([sys.executable, '-c', start], stdout=log, stderr=log, start_new_session=True, env=env)
-        workers, reason, count = [one(r) for r in range(world)], None, lambda: len({r['index'] for r in read_records(writer.folder) if r['index'] < cfg.num_images})
+        def srun(): return subprocess.Popen(['srun', f'--ntasks={world}', '--kill-on-bad-exit=1', f'--output={d}/%t.log', sys.executable, '-c', start], env={**os.environ, 'MEDGEN_LAUNCHER': launcher_name()}, start_new_session=True)
+        workers, reason, count = [srun()] if slurm_tasks() > 1 else [one(r) for r in range(world)], None, lambda: len({r['index'] for r in read_records(writer.folder) if r['index'] < cfg.num_images})
         try:
             with ProgressBar(total=cfg.num_images, initial=count(), desc='images', disable=not progress) as bar:
                 while any(w.poll() is None for w in workers):
@@ -442,12 +480,16 @@ def fill_with_processes(cfg: DictConfig, writer: DatasetWriter, world: int, stop
                 if w.poll() is None: w.send_signal(signal.SIGTERM)
             for w in workers: w.wait()
         if bad := [r for r, w in enumerate(workers) if w.returncode]:
-            lines = Path(f'{d}/{bad[0]}.log').read_text().splitlines()
-            raise GenerationError(f'process {bad[0]} failed; what is written stays. The end of what it said:\n' + '\n'.join(lines[-25:]))
+            logs = {f.stem: f.read_text().splitlines()[-25:] for f in sorted(Path(d).glob('*.log'))}
+            name = next((n for n, lines in logs.items() if any('Error' in line for line in lines)), str(bad[0]))
+            raise GenerationError(f'process {name} failed; what is written stays. The end of what it said:\n' + '\n'.join(logs.get(name, [])))
     return reason
 
 def share_of_others(config_file: str):
     "The work of one of several processes."
+    adopt_slurm_step()
+    if 'SLURM_STEP_ID' in os.environ and torch.cuda.is_available(): # the tasks of a node see all of its GPUs
+        torch.cuda.set_device(int(os.environ.get('LOCAL_RANK', 0)))
     cfg, stop = OmegaConf.load(config_file), StopSignals()
     sources = open_sources(cfg)
     fill_share(sources, open_writer(sources), *own_share(), stop, progress=False)
@@ -476,6 +518,13 @@ def count_records(records: list[dict]) -> Funnel:
     "The funnel of a whole dataset, from what is recorded of its places."
     return Funnel().add([reason for r in records for reason in r['rejected']] + ['' for r in records if r['file']])
 
+def copies_text(s: Sources, counts: dict # of a `Funnel`
+               ) -> str|None:
+    "What the card says of copies."
+    said = [f'{counts.get(f"copy of a training {k[:-1]}", 0)} {k} were dropped that came closer to one training patient than {100*i.rates.rate:.3g} in 100 of those of {i.rates.patients} other patients do' + ''.join(f' ({n})' for n in i.notes)
+            for k, i in s.copies.items()]
+    return '; '.join(said) or None
+
 def card_facts(made: Generated) -> dict:
     "What the dataset's card says, apart from its files."
     s, c = made.sources, made.sources.cfg
@@ -483,7 +532,7 @@ def card_facts(made: Generated) -> dict:
     masks = (f'real masks of {s.real.store.index.patient.iloc[s.real.rows].nunique()} patients (split {c.mask_split}); `mask_parent` in the manifest says of which slice' if s.real else
              'drawn by the mask model and held against the rules in `generation.json`')
     filled = [r['mask'] for r in made.records if r['file']]
-    return dict(title=f'Synthetic brain MRI: {", ".join([*s.images, MASK])}', models=[model_facts(role, m.about, m.about['uses_ema']) for role, m in models], masks=masks + '.',
+    return dict(title=f'Synthetic brain MRI: {", ".join([*s.images, MASK])}', copies=copies_text(s, made.funnel.counts), models=[model_facts(role, m.about, m.about['uses_ema']) for role, m in models], masks=masks + '.',
                 sampling=dict(sampler=c.sampler, num_steps=c.num_steps, eta=c.eta, seed=c.seed) | {f'arithmetic of the {role}': m.choices['arithmetic'][0] for role, m in models},
                 versions=versions(), funnel=made.funnel.table().set_index('result'), statistics=compare_masks({'this dataset': pd.DataFrame(filled)}) if filled else None,
                 limits=[f'{n} of {c.num_images} places are empty: no mask was accepted in {c.max_attempts} attempts' for n in [c.num_images - len(filled)] if n])

@@ -47,6 +47,11 @@ class InferenceNetwork(torch.nn.Module):
         self.fast, self.layout, self.exact, self.exact_from = fast.to(memory_format=layout), layout, exact, exact_from
         self.dtype = next(fast.parameters()).dtype
 
+    def _repr_markdown_(self):
+        n, word = sum(p.numel() for p in self.fast.parameters()), lambda x: str(x).removeprefix('torch.')
+        first = '' if self.exact is None else f'; from time {self.exact_from:.0f} of 1000 on in float32, one image at a time'
+        return f'Network for inference: {n / 1e6:.3g} million weights, {word(self.dtype)}, {word(self.layout)}{first}.'
+
     @torch.no_grad()
     def forward(self, x, timesteps):
         if self.exact is not None and timesteps.max() >= self.exact_from:

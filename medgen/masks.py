@@ -55,7 +55,8 @@ def head_map(images: np.ndarray # [N,C,H,W] in [0, 1]
 def head_middle(head: np.ndarray, level: float=.5) -> tuple[float, float]:
     "Row and column midway between the first and the last where at least `level` of the head map's maximum is reached."
     inside = np.argwhere(head >= level*head.max())
-    return tuple(float(v) for v in (inside.min(0) + inside.max(0))/2)
+    row, column = (inside.min(0) + inside.max(0))/2
+    return float(row), float(column)
 
 def region_name(row: float, col: float, middle: tuple[float, float], plane: str='axial') -> str:
     "Where a point of a slice lies in the patient, such as 'left anterior'."
@@ -333,6 +334,7 @@ def show_masks(masks: np.ndarray,      # [N,H,W] in {0, 1}
 # %% ../nbs/10_masks.ipynb #2c0c12bf
 class GenerationError(RuntimeError):
     "Generation cannot go on; says what to do."
+    funnel = None # of the attempts, where masks were rejected
 
 _CURES = {'empty': 'train the mask model longer', 'specks': 'train the mask model longer, or set max_lesions or speck_mm', 'too small': 'lower min_lesion_mm',
           'too large': 'train the mask model longer, or raise max_lesion_mm', 'outside the brain': 'raise max_outside', 'not as requested': 'ask the catalogue for what the training masks hold, or lower min_acceptance'}

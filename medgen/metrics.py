@@ -225,6 +225,9 @@ class Measured(NamedTuple):
     n: int     # pairs of pictures
     about: str # definition, sample, interval, what was left out
 
+    def _repr_markdown_(self):
+        return f'**{self.value:.4g}**' + (f' ({self.low:.4g} to {self.high:.4g})' if self.low is not None else '') + f', {self.about}'
+
 def _group_codes(groups, n):
     "[n] group numbers from 0."
     if groups is None: return np.arange(n)

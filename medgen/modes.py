@@ -8,6 +8,7 @@ __all__ = ['PreparedBatch', 'to_network', 'from_network', 'TrainingMode', 'Segme
 
 # %% ../nbs/04_modes.ipynb #48eefaa6
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -33,8 +34,8 @@ def from_network(x: torch.Tensor) -> torch.Tensor:
 class TrainingMode(ABC):
     "What to generate, from what; sequences by name."
     def __init__(self,
-        images: list[str]=(),   # sequences to generate, one channel each
-        condition: list[str]=() # sequences given to the network beside the noise
+        images: Sequence[str]=(),   # sequences to generate, one channel each
+        condition: Sequence[str]=() # sequences given to the network beside the noise
     ): self.images, self.condition = list(images), list(condition)
 
     @property

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['run_header', 'show_config', 'image_grid', 'show_slices', 'plot_curves', 'samples_through_training', 'show_samples',
-           'clock', 'Progress', 'LiveReport', 'show_decisions', 'show_result', 'cost_table', 'whats_where']
+           'clock', 'Progress', 'LiveReport', 'show_decisions', 'show_result', 'cost_table', 'read_starts',
+           'starts_table', 'whats_where']
 
 # %% ../nbs/14_report.ipynb #53ac9e4c
 import json, time
@@ -192,10 +193,26 @@ def cost_table(history: list[dict], device: str, weights: int) -> Markdown:
     if memory := max(r.get('peak_memory', 0) for r in history): rows.append(['peak memory of the GPU', f'{memory / 2**30:.1f} GiB'])
     return Markdown(markdown_table(['', ''], rows))
 
+def read_starts(run_dir: str|Path) -> list[dict]: # time, host, job, processes, from_step, ended, to_step, why
+    "The starts of a run and how each ended; one that left no word was killed, or its node failed."
+    file, starts = Path(run_dir)/'starts.jsonl', []
+    for line in file.read_text().splitlines() if file.exists() else []:
+        r = json.loads(line)
+        if r['event'] == 'start': starts.append(dict(time=r['time'], host=r['host'], job=r['job'], processes=r['processes'], from_step=r['step'], ended='', to_step=None, why='without a word: killed, or the node failed'))
+        elif starts: starts[-1] |= dict(ended=r['time'], to_step=r['step'], why=r['why'])
+    return starts
+
+def starts_table(run_dir: str|Path, running: bool=False) -> Markdown: # `running`: the last start has not ended yet
+    "When and where a run was started, and what ended each start."
+    starts = read_starts(run_dir)
+    if running and starts: starts[-1]['why'] = 'running'
+    rows = [[i, s['time'], s['host'] + (f' (job {s["job"]})' if s['job'] else ''), s['processes'], s['from_step'], s['ended'] or '?', '?' if s['to_step'] is None else s['to_step'], s['why']] for i, s in enumerate(starts, 1)]
+    return Markdown(markdown_table(['start', 'begun', 'on', 'processes', 'from step', 'ended', 'at step', 'by'], rows) if rows else 'No starts are recorded.')
+
 def whats_where(run_dir: str|Path) -> Markdown:
     "What lies in a run's folder, and what to do next."
     run, meaning = Path(run_dir), {'config.yaml': 'the resolved configuration', 'run.json': 'seed, versions, code revision, data fingerprint', 'history.jsonl': 'one record per epoch',
-        'status.json': 'where the run stands', 'summary.json': 'the result, for programs', 'best': 'checkpoint with the smallest distance of samples', 'latest': 'the last checkpoint',
+        'starts.jsonl': 'when and where it was started, and what ended it', 'status.json': 'where the run stands', 'summary.json': 'the result, for programs', 'best': 'checkpoint with the smallest distance of samples', 'latest': 'the last checkpoint',
         'samples': 'samples of every validation', 'tensorboard': 'curves for TensorBoard', 'lr_finder.json': 'the learning-rate search', 'processes': 'what the processes printed'}
     rows, history = [[f'`{p.name}`', meaning[p.name]] for p in sorted(run.iterdir()) if p.name in meaning], run/'history.jsonl'
     more = 2 * json.loads(history.read_text().splitlines()[-1])['epoch'] if history.exists() else None

@@ -8,6 +8,7 @@ __all__ = ['SAMPLERS', 'image_noise', 'ddim', 'ancestral', 'dpm_solver', 'straig
 
 # %% ../nbs/10_sampling.ipynb #02d7da2c
 import difflib
+from collections.abc import Sequence
 from functools import partial
 from typing import Callable
 
@@ -19,7 +20,7 @@ from .modes import TrainingMode
 from .strategies import DiffusionStrategy
 
 # %% ../nbs/10_sampling.ipynb #4ac88bda
-def image_noise(indices: list[int],       # numbers of the images
+def image_noise(indices: Sequence[int]|np.ndarray, # numbers of the images
                 shape: tuple[int, ...],   # of one image, (C, H, W)
                 seed: int,                # of the run
                 attempt: int|list[int]=0, # how often the image was drawn before, one number or one per image

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FREE', 'TAGS', 'spread', 'validation_times', 'step_generator', 'TrainingError', 'DiffusionTrainer', 'new_record',
            'computes_bf16', 'moving_average', 'map_heads', 'mean_image', 'data_counts', 'config_differences',
-           'load_model']
+           'LoadedModel', 'load_model']
 
 # %% ../nbs/08_trainer.ipynb #243d5d5b
 import copy, json, math, os, time
@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -29,8 +30,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch.utils.tensorboard import SummaryWriter
 
-from .checkpoints import newest_checkpoint, random_states, read_checkpoint, set_random_states, versions_of, whole_checkpoint, write_checkpoint
-from .config import versions, write_atomic
+from .checkpoints import checkpoint_table, newest_checkpoint, random_states, read_checkpoint, set_random_states, versions_of, whole_checkpoint, write_checkpoint
+from .config import markdown_table, versions, write_atomic
 from .data import MASK, SliceBatches, SliceStore
 from .losses import PerceptualLoss, band_means, min_snr_weight
 from .masks import head_map, learn_rules
@@ -580,10 +581,24 @@ def from_config(cls: DiffusionTrainer, cfg: DictConfig, store: SliceStore, run_d
     return cls(network, strategy, mode, store, run_dir, cfg, batch_size)
 
 # %% ../nbs/08_trainer.ipynb #4a27ce49
+class LoadedModel(NamedTuple):
+    "What is needed to generate."
+    network: torch.nn.Module
+    strategy: DiffusionStrategy
+    mode: TrainingMode
+    about: dict # what the checkpoint says of itself, and `folder`, `weights_sha256`, `uses_ema`, `head`, `mean_image`
+
+    def _repr_markdown_(self):
+        folder, which = Path(self.about['folder']), 'moving average of the weights' if self.about['uses_ema'] else 'last weights'
+        n = sum(p.numel() for p in self.network.parameters())
+        return f'Model of `{folder.parent.name}/{folder.name}`, {which}, {n / 1e6:.3g} million, SHA-256 `{self.about["weights_sha256"][:12]}…`\n\n{checkpoint_table(self.about)}'
+
+    __repr__ = _repr_markdown_
+
 def load_model(folder: str|Path,   # a run folder (its `latest`) or a checkpoint such as run/best
                device: str='cpu',
                use_ema: bool=True  # the moving average of the weights, if there is one
-              ):                   # network, strategy, mode, and what the checkpoint says of itself
+              ) -> LoadedModel:    # network, strategy, mode, and what the checkpoint says of itself
     "What is needed to generate, from a checkpoint alone."
     place, about = whole_checkpoint(folder)
     c = about['config']
@@ -595,7 +610,7 @@ def load_model(folder: str|Path,   # a run folder (its `latest`) or a checkpoint
     reference = load_file(place/'reference.safetensors') if (place/'reference.safetensors').exists() else {}
     about |= dict(folder=str(place), weights_sha256=about['files'][weights.name if use_ema and weights.exists() else 'weights.safetensors'], uses_ema=use_ema and weights.exists(),
                   head=reference['head'].numpy() if 'head' in reference else None, mean_image=reference.get('mean_image'))
-    return network.to(device).eval(), strategy, mode, about
+    return LoadedModel(network.to(device).eval(), strategy, mode, about)
 
 # %% ../nbs/08_trainer.ipynb #fb2ceaf5
 @patch
@@ -701,3 +716,19 @@ def fit(self: DiffusionTrainer,
             if callback: callback(self, 'validation' if validated else 'epoch')
         self._say('finished' if self.epoch >= a.epochs else 'stopped, resumable')
     return self.history
+
+# %% ../nbs/08_trainer.ipynb #7889c784
+@patch
+def _repr_markdown_(self: DiffusionTrainer):
+    m, s, c, last = self.mode, self.steps_per_epoch, self.image_shape, self.history[-1] if self.history else {}
+    rows = [['makes', ', '.join(m.images) + (f' from {", ".join(m.condition)}' if m.condition else '') + f', {c[1]} × {c[2]} pixels'], ['strategy', type(self.strategy).__name__],
+            ['network', f'{sum(p.numel() for p in self.raw_network.parameters()) / 1e6:.3g} million weights'],
+            ['data', f'{len(self.train.rows)} training slices' + (' of the simulated cohort' if self.store.is_simulated else '') + f', {len(self.val_rows)} held-out ones for validation'],
+            ['state', f'{self.state}: epoch {self.epoch} of {self.args.epochs}, step {self.step} of {s * self.args.epochs}, {self.batch_size} slices per step']]
+    rows += [[label, f'{last[k]:.4g}'] for k, label in dict(loss='loss of the last epoch', val_mse='its held-out loss', swd='its distance of samples').items() if k in last]
+    if self.best: rows.append(['best', f'epoch {self.best["epoch"]}, distance of samples {self.best["swd"]:.3f}'])
+    chosen = markdown_table(['chosen for this run', '', 'because'], [[what, value, why] for what, (value, why) in self.choices.items()])
+    return f'Trainer of `{self.run_dir.name}`\n\n{markdown_table(["", ""], rows)}\n\n{chosen}' + ''.join(f'\n\nRemark: {n}' for n in self.notes)
+
+@patch
+def __repr__(self: DiffusionTrainer): return self._repr_markdown_()

@@ -24,6 +24,9 @@ USAGE = '''medgen-evaluate: hold a synthetic dataset against real images.
   medgen-evaluate ... split=all train_dir=DATA                        DIR is another hospital, the models learnt from DATA
   medgen-evaluate ... metrics=fid features=inception,radiomics        one measure, some feature spaces
   medgen-evaluate ... metrics=lpips_quality,ms_ssim_diversity         modes of measures; lpips alone is both
+  medgen-evaluate ... metrics=memorization                            only the search for copies of training patients
+  medgen-evaluate ... metrics=utility                                 only the segmenters, trained from real and from synthetic images
+  medgen-evaluate ... metrics=all,utility                             everything; all alone leaves the segmenters out
   medgen-evaluate ... image_type=bravo                                one sequence; image_type=seg is the masks
   medgen-evaluate ... positive_only=false                             also slices without a tumour
   medgen-evaluate synthetic_dir=PNGS names=bravo real_dir=DIR         grey pictures of another program

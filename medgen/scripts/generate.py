@@ -21,6 +21,7 @@ USAGE = '''medgen-generate: make a synthetic dataset from trained models.
   medgen-generate seg_model=runs/SEG                            masks alone
   medgen-generate mask_dir=DIR image_model=runs/DUAL            images for the masks of real patients
   medgen-generate ... catalogue=wanted.yaml                     lesions of your choice: number, diameters, region
+  medgen-generate ... drop_copies=true                          masks and images that copy a training patient are drawn again
   medgen-generate ... layout=folders                            patients of one slice each, as BrainMetShare has them
   medgen-generate ... multi_gpu=true                            all GPUs of this machine share the places; srun and torchrun work too
   medgen-generate ...                                           the same again: goes on where it was interrupted

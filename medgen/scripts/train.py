@@ -67,7 +67,8 @@ def run_command(job: str,         # 'train' or 'generate'
         if 'RANK' in os.environ: # one of several processes; Hydra would hide its traceback from their launcher
             run(compose_config(given, own, job)); return
         preset = JOBS[job] if {'--multirun', '-m'} & set(argv) else compose_config(given, own, job).choices.preset
-        sys.argv[1:] = [*argv, 'hydra/job_logging=none'] # no log file beside the run folder
+        at = max((i + 1 for i, a in enumerate(argv) if a in given), default=len(argv)) # argparse wants all overrides in one row
+        sys.argv[1:] = [*argv[:at], 'hydra/job_logging=none', *argv[at:]] # no log file beside the run folder
         def composed(cfg):
             try: run(compose_config([o for o in HydraConfig.get().overrides.task], own, job))
             except known as e: sys.exit(f'{type(e).__name__}: {e}') # here already, since Hydra would print its own traceback
