@@ -48,6 +48,8 @@ def link_problems(site):
             if target.is_dir(): target /= 'index.html'
             if not target.exists(): found.append(f'{name}: {url} leads nowhere')
             elif u.fragment and target in pages and unquote(u.fragment) not in pages[target].anchors: found.append(f'{name}: {url}: no such place on that page')
+    for path in pages: # a default `env=os.environ` would be printed with all it holds, tokens too
+        if re.search(r'environ\(\{', re.sub(r'<[^>]*>', '', path.read_text(encoding='utf-8'))): found.append(f'{path.name}: shows the environment of the build machine: a parameter defaults to os.environ')
     sources = [u for u in outside if '/blob/' in u]
     print(f'{len(pages)} pages; {len(outside)} external links, not fetched; {len(sources)} of them to source lines, the others:')
     for url in sorted(set(outside) - set(sources)): print(f'  {url}')

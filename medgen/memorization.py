@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DETAIL', 'COARSE', 'MIRRORS', 'PATIENTS', 'KINDS', 'SPACES', 'waves', 'spectra', 'mirrored', 'moved', 'centred',
            'Fit', 'best_fit', 'small_shifts', 'Patients', 'Found', 'joined', 'Space', 'Pixels', 'common', 'Masks',
-           'level', 'Features', 'plant', 'Rates', 'conformal_place', 'left_out_rates', 'rates_of', 'Pictures',
+           'level', 'Features', 'plant', 'Rates', 'conformal_place', 'left_out_alarms', 'find_place', 'Pictures',
            'default_shift', 'open_spaces', 'CopyIndex', 'Copies', 'find_copies', 'share_text', 'Membership',
            'auc_interval', 'patient_scores', 'membership', 'Memorization', 'or_why', 'all_training',
            'check_memorization', 'clocked', 'memorization_seconds', 'verdict', 'memorization_table', 'what_it_means',
@@ -141,13 +141,16 @@ class Found(NamedTuple):
     usual: np.ndarray     # [n] distance of the next patients
     ratio: np.ndarray     # [n] distance by usual distance; nan where a space cannot judge an image
 
-def joined(parts: list[Found]) -> Found: return Found(*[np.concatenate(p) for p in zip(*parts)])
+def joined(parts: list[Found]) -> Found:
+    "What was found of several batches, as one."
+    return Found(*[np.concatenate(p) for p in zip(*parts)])
 
 class Space:
     "Training images in a form in which neighbours are found."
     name, about, unit = '', '', '' # set by every kind of space
     floor = 0.                     # what is added to both distances of the ratio: below it they are alike
-    cycles, slices, moves = COARSE, 8, (0,) # of the first step: detail, candidates besides those of the closest patients, shifts
+    cycles, slices = COARSE, 8      # of the first step: detail, candidates besides those of the closest patients
+    moves: tuple[float, ...] = (0,) # shifts that it tries
     def keep(self, images: Tensor) -> Tensor: raise NotImplementedError    # what exact distances need
     def spectra(self, kept: Tensor) -> Tensor: raise NotImplementedError   # for candidates
     def distances(self, one: Tensor, places: np.ndarray) -> np.ndarray: raise NotImplementedError
@@ -242,7 +245,7 @@ class Features(Space):
     def measure(self, images: Tensor, keep: bool=False) -> tuple[np.ndarray, np.ndarray]: # [n] whether an image has features, and those
         "Features of all sequences, side by side."
         x = level(images); good = np.ones(len(x), bool)
-        if self.name == 'radiomics': good[list(unmeasurable(x))] = False
+        if self.name == 'radiomics': good[[i for c in range(x.shape[1]) for i in unmeasurable(x[:, [c]])]] = False
         if not good.any(): return good, np.zeros((0, 0))
         return good, np.concatenate([extract(x[good][:, [c]], self.name, cache_dir=self.cache_dir, keep=keep) for c in range(x.shape[1])], 1)
 
@@ -290,32 +293,36 @@ class Rates(NamedTuple):
     patients: int
     wanted: float
     rate: float      # that can be promised for images like these
-    achieved: float  # of left-out patients, mean over patients
+    achieved: float  # of the images of left-out patients
     low: float       # its 95 % interval over patients
     high: float
 
 def conformal_place(n: int, rate: float) -> int: # 0: the rate cannot be had
-    "How many held-out scores are at or below the threshold."
+    "How many held-out scores may be at or below the threshold."
     return int(np.floor(rate*(n + 1) + 1e-9))
 
-def left_out_rates(scores: np.ndarray, # [n], smaller is closer
-                   groups, rate: float,
-                   most: int=200       # parts; where there are more patients, several are left out together
-                  ) -> np.ndarray:     # share of false alarms of each part, under the threshold of all others
-    "What patients get that took no part in the threshold."
-    codes = pd.factorize(np.asarray(groups, dtype=object))[0]
-    if not codes.max(): raise NotComputed('calibration holds one patient: at least 2 are needed')
-    codes = np.random.default_rng(0).permutation(codes.max() + 1)[codes] % most
-    def one(part):
-        others = np.sort(scores[codes != part])
-        return (scores[codes == part] < others[max(1, conformal_place(len(others), rate)) - 1]).mean()
-    return np.array([one(part) for part in range(codes.max() + 1)])
+def left_out_alarms(scores: np.ndarray, # [n], smaller is closer
+                    codes: np.ndarray,  # [n] number of each score's patient
+                    place: int          # of the threshold among all scores, from 1
+                   ) -> np.ndarray:     # [n] bool
+    "Which scores would be false alarms under the threshold of all other patients."
+    out = np.zeros(len(scores), bool)
+    for patient in range(codes.max() + 1):
+        own = codes == patient; others = np.sort(scores[~own])
+        k = max(1, round(place*len(others)/len(scores)))
+        out[own] = scores[own] < others[k - 1]
+    return out
 
-def rates_of(scores: np.ndarray, groups, wanted: float, n_boot: int=2000, seed: int=0) -> Rates:
-    "The rate that can be promised, and the one that left-out patients get."
-    each = left_out_rates(scores, groups, wanted)
-    draws = np.random.default_rng(seed).choice(each, (n_boot, len(each))).mean(1)
-    return Rates(len(scores), len(set(groups)), wanted, max(wanted, 1/(len(scores) + 1)), float(each.mean()), *np.quantile(draws, [.025, .975]).tolist())
+def find_place(scores: np.ndarray, groups, wanted: float, most: int=200, # parts; where there are more patients, several are left out together
+               n_boot: int=2000, seed: int=0) -> tuple[int, Rates]: # place of the threshold among the scores, from 1
+    "The highest threshold with which left-out patients keep the wanted rate too."
+    codes = pd.factorize(np.asarray(groups, dtype=object))[0]; patients = int(codes.max()) + 1
+    if patients < 2: raise NotComputed('calibration holds one patient: at least 2 are needed')
+    codes, place = np.random.default_rng(0).permutation(patients)[codes] % most, max(1, conformal_place(len(scores), wanted))
+    while (alarms := left_out_alarms(scores, codes, place)).mean() > wanted and place > 1: place = min(place - 1, int(.9*place) + 1)
+    count, each = np.bincount(codes), np.bincount(codes, alarms)
+    draw = np.random.default_rng(seed).multinomial(len(count), np.full(len(count), 1/len(count)), size=n_boot)
+    return place, Rates(len(scores), patients, wanted, place/(len(scores) + 1), float(alarms.mean()), *np.quantile(draw @ each / (draw @ count), [.025, .975]).tolist())
 
 # %% ../nbs/12_memorization.ipynb #7526c785
 class Pictures:
@@ -344,7 +351,7 @@ class Pictures:
         return self.shape[1] == 1 and all(((b == 0) | (b == 1)).all() for b in self.batches())
 
 # %% ../nbs/12_memorization.ipynb #ebcc7505
-SPACES = 'pixels', 'radiomics'
+SPACES = ['pixels', 'radiomics']
 
 def default_shift(side: int) -> int:
     "Pixels by which masks are moved: 4 % of the picture."
@@ -409,13 +416,14 @@ def calibrate(self: CopyIndex, held: Pictures, wanted: float, progress: bool=Fal
     self.middle = {name: float(np.median(x)) for name, x in logs.items()}
     self.spread = {name: max(.05, self.middle[name] - float(np.quantile(x, .159))) for name, x in logs.items()}
     self.held_scores = np.sort(scores := self.scores(self.held))
-    self.rates, k = rates_of(scores, held.groups, wanted), conformal_place(len(scores), wanted)
-    self.threshold = float(self.held_scores[max(1, k) - 1])
+    self.place, self.rates = find_place(scores, held.groups, wanted)
+    self.threshold = float(self.held_scores[self.place - 1])
     self.thresholds = {name: float(np.exp(self.middle[name] + self.spread[name]*self.threshold)) for name in self.held} # of the ratio
     r, p = self.rates, self.rates.patients
-    if not k:
+    if not conformal_place(len(scores), wanted):
         self.notes.append(f'{r.images} calibration images cannot promise a false-alarm rate of {wanted:.3g}: images closer than all of them are called copies, and the rate is {r.rate:.3g}')
         warnings.warn(self.notes[-1])
+    elif r.achieved > wanted: self.notes.append(f'even with the lowest threshold {100*r.achieved:.2g} % of the images of left-out patients are called copies: calibrate with more patients')
     if held.grouped and r.rate < 1/(p + 1): self.notes.append(f'the rate of {r.rate:.3g} is that of images of patients like these {p}; for one new patient {p} patients cannot promise less than {1/(p + 1):.2g}')
     if not held.grouped: self.notes.append('no patients were given for the calibration images: each was taken for independent, which slices of one patient are not')
     if not self.train.grouped: self.notes.append('no patients were given for the training images: slices of one patient hide each other, and noisy copies may be missed')
@@ -457,7 +465,7 @@ class Copies:
     @property
     def chance(self) -> float:
         "Probability of so many by chance, with held-out patients counted instead of slices."
-        r, k = self.rates, max(1, conformal_place(self.rates.images, self.rates.wanted))
+        r, k = self.rates, self.index.place
         return float(betabinom.sf(self.is_copy.sum() - 1, len(self.score), k*r.patients/r.images, (r.images + 1 - k)*r.patients/r.images))
 
     @property

@@ -212,7 +212,7 @@ def starts_table(run_dir: str|Path, running: bool=False) -> Markdown: # `running
 def whats_where(run_dir: str|Path) -> Markdown:
     "What lies in a run's folder, and what to do next."
     run, meaning = Path(run_dir), {'config.yaml': 'the resolved configuration', 'run.json': 'seed, versions, code revision, data fingerprint', 'history.jsonl': 'one record per epoch',
-        'starts.jsonl': 'when and where it was started, and what ended it', 'status.json': 'where the run stands', 'summary.json': 'the result, for programs', 'best': 'checkpoint with the smallest distance of samples', 'latest': 'the last checkpoint',
+        'starts.jsonl': 'when and where it was started, and what ended it', 'status.json': 'where the run stands', 'summary.json': 'the result, for programs', 'model_card.md': 'what the model is, learnt from and cannot do', 'best': 'checkpoint with the smallest distance of samples', 'latest': 'the last checkpoint',
         'samples': 'samples of every validation', 'tensorboard': 'curves for TensorBoard', 'lr_finder.json': 'the learning-rate search', 'processes': 'what the processes printed'}
     rows, history = [[f'`{p.name}`', meaning[p.name]] for p in sorted(run.iterdir()) if p.name in meaning], run/'history.jsonl'
     more = 2 * json.loads(history.read_text().splitlines()[-1])['epoch'] if history.exists() else None

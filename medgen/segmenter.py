@@ -188,7 +188,9 @@ def batches(pools: list[tuple[Labelled, float]], # and the share of each in ever
         yield [torch.from_numpy(np.concatenate([np.asarray(getattr(p, what)[rows], np.float32) for p, rows in parts])) for what in ('images', 'masks')]
 
 # %% ../nbs/13_segmenter.ipynb #cb2c93ae
-def device_of(network): return next(network.parameters()).device
+def device_of(network: torch.nn.Module) -> torch.device:
+    "Where a network computes."
+    return next(network.parameters()).device
 
 def logits(network: torch.nn.Module, x: torch.Tensor) -> torch.Tensor: # [B,1,H,W]
     "What a segmenter says, for images of any size."
@@ -207,6 +209,7 @@ def pooled_dice(predicted, masks) -> float:
     return float(2*(predicted & (masks > 0)).sum()/max(predicted.sum() + (masks > 0).sum(), 1))
 
 class Trained(NamedTuple):
+    "A trained segmenter and how its training went."
     network: torch.nn.Module
     curve: np.ndarray   # [points,3]: step, mean training loss since the last point, Dice of the watched slices (not a number without any)
     seconds: float

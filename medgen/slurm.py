@@ -31,8 +31,9 @@ def slurm_missing() -> str: # empty if all is well
 # %% ../nbs/21_slurm.ipynb #758cf961
 UNITS = dict(train='steps', generate='images', evaluate='') # what a job's progress is counted in
 
-def job_id(env=os.environ) -> str:
+def job_id(env=None) -> str:
     "The job's number; of an array's task, the array's number and the index."
+    env = os.environ if env is None else env
     if 'SLURM_JOB_ID' not in env: raise ConfigError('SLURM_JOB_ID is not set: this runs inside of a job, `sbatch slurm/train.slurm` starts one')
     return f'{env["SLURM_ARRAY_JOB_ID"]}_{env["SLURM_ARRAY_TASK_ID"]}' if 'SLURM_ARRAY_TASK_ID' in env else env['SLURM_JOB_ID']
 
@@ -72,8 +73,9 @@ class Job:
     attempts: list = field(default_factory=list)
 
     @classmethod
-    def open(cls, folder: Path, job: str, parameters: dict, env=os.environ):
+    def open(cls, folder: Path, job: str, parameters: dict, env=None):
         "The job of a folder, or a new one."
+        env = os.environ if env is None else env
         folder.mkdir(parents=True, exist_ok=True)
         about = read_job(folder)
         if not about: return cls(folder, job, parameters, job_id(env), env.get('SLURM_JOB_NAME', ''), submit_dir=os.getcwd())
@@ -130,8 +132,9 @@ def refusal(self: Job, max_starts: int) -> str: # empty to go on
     return ''
 
 @patch
-def open_start(self: Job, env=os.environ):
+def open_start(self: Job, env=None):
     "Write down that the job starts."
+    env = os.environ if env is None else env
     self.attempts.append(dict(number=len(self.attempts) + 1, started=time.strftime('%Y-%m-%d %H:%M:%S'), ended=None, host=socket.gethostname(), partition=env.get('SLURM_JOB_PARTITION', ''),
                               gpus=env.get('SLURM_GPUS_ON_NODE', ''), unit=UNITS[self.job], to=None, why='', **{'from': self.progress()[0]}))
     self.state, self.reason = 'running', ''
@@ -247,8 +250,9 @@ def follow(self: Job, run: NotebookRun, beats: int=15, # seconds between signs o
 
 # %% ../nbs/21_slurm.ipynb #82909eef
 @patch
-def start(self: Job, notebook: Path, max_starts: int, env=os.environ) -> int: # exit status of the batch script
+def start(self: Job, notebook: Path, max_starts: int, env=None) -> int: # exit status of the batch script
     "One start of the job, from its checks to what follows from its end."
+    env = os.environ if env is None else env
     if why := self.refusal(max_starts):
         if self.state == 'finished': self.say(f'nothing to do: {why}'); return 0
         return self.end('stopped', why, 1)
@@ -265,16 +269,18 @@ def start(self: Job, notebook: Path, max_starts: int, env=os.environ) -> int: # 
     return self.conclude(run.error, signals)
 
 # %% ../nbs/21_slurm.ipynb #abd06997
-def slurm_environment(env=os.environ):
+def slurm_environment(env=None):
     "What a job's processes shall find in their environment."
+    env = os.environ if env is None else env
     env.pop('JUPYTER_PATH', None) # kernels of other installations would be preferred
     env['JUPYTER_PREFER_ENV_PATH'] = '1'
     if cpus := env.get('SLURM_CPUS_PER_TASK'):
         env.setdefault('OMP_NUM_THREADS', cpus)
         env.setdefault('SRUN_CPUS_PER_TASK', cpus) # since Slurm 22.05 srun does not take it from the job
 
-def job_parameters(job: str, given: dict, env=os.environ) -> dict:
+def job_parameters(job: str, given: dict, env=None) -> dict:
     "The given parameters, refused or completed."
+    env = os.environ if env is None else env
     for name, wrong in dict(output_dir=True, resume=given.get('resume') == 'auto').items():
         if job == 'train' and wrong and given.get(name): raise ConfigError(f'{name}={given[name]!r}: a job writes and finds its run in its own folder below jobs/ (MEDGEN_JOBS names another); leave {name} out')
     more = dict(compute='cluster') if job == 'train' else {}
@@ -285,9 +291,10 @@ def job_parameters(job: str, given: dict, env=os.environ) -> dict:
 def run_job(job: str,             # train, generate or evaluate
             given: dict,          # parameters of its notebook
             notebook: Path=None,  # default: nbs/JOB.ipynb
-            env=os.environ
+            env=None
            ) -> int:              # exit status
     "What a job script does: one start of the job."
+    env = os.environ if env is None else env
     parameters, notebook = job_parameters(job, given, env), Path(notebook or f'nbs/{job}.ipynb')
     if not notebook.exists(): raise ConfigError(f'{notebook}: no such notebook below {os.getcwd()}; submit from the root of the clone')
     slurm_environment(env)

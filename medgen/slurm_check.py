@@ -35,9 +35,15 @@ class Finding(NamedTuple):
     seen: str
     cure: str=''
 
-def ok(name, seen): return Finding(name, 'ok', seen)
-def failed(name, seen, cure=''): return Finding(name, 'failed', seen, cure)
-def not_checked(name, why, cure=''): return Finding(name, 'not checked', why, cure)
+def ok(name, seen):
+    "A finding that all is well."
+    return Finding(name, 'ok', seen)
+def failed(name, seen, cure=''):
+    "A finding that speaks against submitting."
+    return Finding(name, 'failed', seen, cure)
+def not_checked(name, why, cure=''):
+    "A finding that could not be made."
+    return Finding(name, 'not checked', why, cure)
 
 class SlurmError(RuntimeError):
     "A command of Slurm that did not do what it should: what it said."
@@ -157,7 +163,9 @@ def read_gres(text: str) -> dict[tuple[str, str], int]:
         found[key] = found.get(key, 0) + count
     return found
 
-def count(n: int, what: str) -> str: return f'{n} {what}{"s" * (n != 1)}'
+def count(n: int, what: str) -> str:
+    "A number of things, in words."
+    return f'{n} {what}{"s" * (n != 1)}'
 
 def duration(seconds: float) -> str:
     "A length of time for people."
@@ -228,7 +236,9 @@ def satisfies(features: set[str], constraint: str) -> bool:
         text = text[:inner.start()] + ('<yes>' if satisfies(have, inner[1]) else '<no>') + text[inner.end():]
     return any(all(f in have for f in re.split('[&,]', part)) for part in text.split('|'))
 
-def features_of(node: dict) -> set[str]: return {f for f in node.get('AvailableFeatures', '').split(',') if f and f != '(null)'}
+def features_of(node: dict) -> set[str]:
+    "The features of a node that constraints can name."
+    return {f for f in node.get('AvailableFeatures', '').split(',') if f and f != '(null)'}
 
 # %% ../nbs/23_slurm_check.ipynb #36c1374b
 def find_partition(request: dict[str, Given], cluster: Cluster) -> Iterator[Finding]:

@@ -169,7 +169,9 @@ def in_line(row: Row) -> bool:
     return row.state == 'PENDING' and row.reason not in ('BeginTime', 'JobArrayTaskLimit', 'Cleaning') and not row.reason.startswith(('Dependency', 'JobHeld')) \
         and not (REASONS.get(row.reason) or limit_text(row.reason) or '').startswith('will n')
 
-def by_number(id: str) -> list[int]: return [int(n) for n in re.findall(r'\d+', id)] # 9 before 10, 10_2 before 10_10
+def by_number(id: str) -> list[int]:
+    "A key that sorts job numbers as numbers."
+    return [int(n) for n in re.findall(r'\d+', id)] # 9 before 10, 10_2 before 10_10
 
 def place(row: Row, queue: list[Row]) -> tuple[int, int]|None: # 1 is next, and how many stand in line; None if it does not
     "Rank of a waiting job among those that wait for the same partition."

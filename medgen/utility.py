@@ -90,6 +90,7 @@ def load_trained(file: Path, channels: int, recipe: SegmenterRecipe, device: str
 
 # %% ../nbs/13_utility.ipynb #0ef82dc3
 class TimeEstimate(NamedTuple):
+    "How long a set of trainings will take, for programs and for people."
     seconds: float
     text: str
     def __str__(self): return self.text

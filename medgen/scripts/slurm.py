@@ -14,7 +14,6 @@ from ..slurm import parse_parameters, run_job
 from ..slurm_check import NotSubmitted, SlurmError, check, submit
 from ..slurm_watch import main as watch_jobs
 from ..sweep import row, submit_sweep
-from ..weights import WeightsError
 
 # %% ../../nbs/25_slurm_command.ipynb #0bd8db05
 USAGE = '''medgen-slurm: medgen's jobs on a Slurm cluster. JOB is train, generate or evaluate.
@@ -92,6 +91,6 @@ def main(argv: list[str]=None) -> int: # exit status
     try:
         if args[0] not in COMMANDS: raise ConfigError(f'{args[0]!r} is no command; known are {", ".join(COMMANDS)}')
         return COMMANDS[args[0]](args[1:])
-    except (ConfigError, NotSubmitted, SlurmError, WeightsError) as e: print(f'medgen-slurm: {e}', file=sys.stderr); return 2
+    except (ConfigError, NotSubmitted, SlurmError) as e: print(f'medgen-slurm: {e}', file=sys.stderr); return 2
 
 if __name__ == '__main__' and '__file__' in globals(): sys.exit(main()) # not when this notebook runs
