@@ -245,7 +245,7 @@ def arguments():
     p.add_argument('--images', type=int, default=100, help='overfit: images of each model (default: %(default)s)')
     p.add_argument('--work-dir', default='runs', help='overfit: where the overfitted model is trained or found (default: %(default)s)')
     p.add_argument('--figure', action='store_true', help='overfit: also pictures of the closest pairs, of simulated patients')
-    p.add_argument('--races', nargs='*', default=['48:400:2000', '64:400:2000', '128:60:1000'], metavar='PIXELS:IMAGES:TRAIN', help='speed (default: %(default)s)')
+    p.add_argument('--races', nargs='*', default=['48:24:2000', '64:24:2000', '128:8:1000'], metavar='PIXELS:IMAGES:TRAIN', help='speed (default: %(default)s)')
     p.add_argument('--rounds', type=int, default=5, help='speed (default: %(default)s)')
     p.add_argument('--full', nargs='*', type=int, default=[15000, 14000, 128], metavar='N', help='speed: images, training images, pixels; nothing leaves it out (default: %(default)s)')
     p.add_argument('--clock', choices=CLOCKS, default='wall', help='speed: cpu counts CPU seconds, for a machine that others use, with OMP_NUM_THREADS=1 (default: %(default)s)')

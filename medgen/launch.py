@@ -24,6 +24,7 @@ from .checkpoints import newest_checkpoint
 from .config import ConfigError, start_run, write_atomic
 from .data import MASK, Recipe, SliceStore
 from .lr_finder import find_lr
+from .model_card import model_card
 from .report import Progress, plot_curves, show_samples
 from .simulate import cohort_dir
 from .trainer import FREE, DiffusionTrainer, TrainingError, config_differences
@@ -34,8 +35,9 @@ def is_process() -> bool:
     "Whether this is one of several processes that train together."
     return int(os.environ.get('WORLD_SIZE', 1)) > 1
 
-def slurm_tasks(env=os.environ) -> int:
+def slurm_tasks(env=None) -> int:
     "How many tasks the Slurm job has whose batch script started this process; 0 elsewhere."
+    env = os.environ if env is None else env
     return int(env.get('SLURM_NTASKS', 1)) if 'SLURM_JOB_ID' in env and 'SLURM_STEP_ID' not in env else 0
 
 def process_count(cfg: DictConfig) -> int:
@@ -202,8 +204,9 @@ def launcher_name() -> str:
     "How the processes that this one starts know it, on this node and on others."
     return f'{os.getpid()}@{socket.gethostname()}'
 
-def adopt_slurm_step(env=os.environ):
+def adopt_slurm_step(env=None):
     "Inside `srun` with several tasks, set the variables from which torch learns its rank."
+    env = os.environ if env is None else env
     if 'RANK' in env or int(env.get('SLURM_STEP_NUM_TASKS', 1)) < 2: return
     hosts = subprocess.run(['scontrol', 'show', 'hostnames', env['SLURM_STEP_NODELIST']], capture_output=True, text=True, check=True).stdout.split()
     env.update(RANK=env['SLURM_PROCID'], LOCAL_RANK=env['SLURM_LOCALID'], WORLD_SIZE=env['SLURM_STEP_NUM_TASKS'], LOCAL_WORLD_SIZE=env['SLURM_STEP_TASKS_PER_NODE'].split('(')[0].split(',')[0],
@@ -310,13 +313,14 @@ def trained_elsewhere(run: Path, cfg: DictConfig, store: SliceStore, text: str='
 
 # %% ../nbs/15_launch.ipynb #081439a8
 def write_summary(trainer: DiffusionTrainer) -> dict:
-    "The run's result for programs: `summary.json` in its folder, and as a dict."
+    "The run's result for programs: `summary.json` in its folder, and as a dict; for people `model_card.md`."
     last = trainer.history[-1] if trainer.history else {}
     summary = dict(run=str(trainer.run_dir), state=trainer.state, mode=trainer.cfg.choices.mode, strategy=trainer.cfg.choices.strategy, simulated=trainer.store.is_simulated,
                    data_fingerprint=trainer.store.fingerprint, seed=trainer.cfg.seed, epoch=trainer.epoch, step=trainer.step, loss=last.get('loss'),
                    validation_mse=last.get('val_mse'), distance_of_samples=last.get('swd'), best=trainer.best, learning_rate=trainer.peak_lr, batch_size=trainer.batch_size,
                    seconds=sum(r['seconds'] + r.get('val_seconds', 0) for r in trainer.history) + trainer.record['seconds'], choices=trainer.choices, notes=trainer.notes)
     write_atomic(trainer.run_dir/'summary.json', json.dumps(summary, indent=2))
+    if newest_checkpoint(trainer.run_dir): write_atomic(trainer.run_dir/'model_card.md', model_card(trainer.run_dir))
     return summary
 
 def train(cfg: DictConfig,    # from `compose_config`
