@@ -149,7 +149,7 @@ class Space:
     "Training images in a form in which neighbours are found."
     name, about, unit = '', '', '' # set by every kind of space
     floor = 0.                     # what is added to both distances of the ratio: below it they are alike
-    cycles, slices = COARSE, 8      # of the first step: detail, candidates besides those of the closest patients
+    cycles, slices = COARSE, 64     # of the first step: detail, candidates besides those of the closest patients
     moves: tuple[float, ...] = (0,) # shifts that it tries
     def keep(self, images: Tensor) -> Tensor: raise NotImplementedError    # what exact distances need
     def spectra(self, kept: Tensor) -> Tensor: raise NotImplementedError   # for candidates

@@ -176,7 +176,7 @@ def view_volume(volume: str|Path|np.ndarray,    # NIfTI file, or array [X,Y,Z] w
         axis, (low, high) = PLANES[plane], window
         width, height = [sides[i] for i in range(3) if i != axis]
         x, inside = [None if y is None else to_slices(y.array, axis)[slice - 1] for y in (v, m)]
-        said = f', mask {int((inside > 0).sum())} pixels' if m is not None and (inside > 0).any() else ''
+        said = f', mask {int((inside > 0).sum())} px' if m is not None and (inside > 0).any() else ''
         pixels = paint((x / top - low) / max(high - low, 1e-6), None if m is None else inside > 0, (height, width))
         return Picture(pixels, f'{plane} {slice} of {v.array.shape[axis]}{said}')
 
