@@ -131,6 +131,7 @@ def judge(images, mine, sets, who):
 
 def overfit(a):
     "Models of rising overfitting and the demo model, judged in the same way."
+    a.out.mkdir(parents=True, exist_ok=True) # for the pictures
     out, good = {}, find_checkpoint(demo_models(compose_config(job='generate')).image_model, 'best')[0]
     store = open_store(compose_config(mode='dual'), progress=False); who = store.index.patient.to_numpy()
     get = lambda r: np.concatenate([store.get(r, (n,))[n].numpy() for n in NAMES], 1)
