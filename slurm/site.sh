@@ -15,6 +15,6 @@
 # Where data are, and what is fetched or computed once
 # export MEDGEN_DATA=/cluster/projects/brainmetshare
 # export MEDGEN_WEIGHTS=/cluster/projects/medgen-weights
-# export SCRATCH=/cluster/work/$USER      # slices are cached in $SCRATCH/medgen
+# export SCRATCH=/cluster/scratch/$USER   # slices are cached in $SCRATCH/medgen
 # export MEDGEN_JOBS=jobs                 # folders of jobs; the logs stay in jobs/
 # export MEDGEN_MAX_STARTS=20             # after so many starts a job gives up
