@@ -1,14 +1,15 @@
 "Package definition; every value comes from settings.ini."
+
 from configparser import ConfigParser
 from pathlib import Path
 from setuptools import find_packages, setup
 
 here = Path(__file__).parent
 config = ConfigParser(delimiters=['='], interpolation=None)
-config.read(here/'settings.ini', encoding='utf-8')
+config.read(here / 'settings.ini', encoding='utf-8')
 cfg = config['DEFAULT']
 words = lambda key: cfg.get(key, '').split()
-readme = here/'README.md'
+readme = here / 'README.md'
 
 setup(
     name=cfg['lib_name'],
@@ -19,13 +20,20 @@ setup(
     author=cfg['author'],
     author_email=cfg['author_email'],
     url=cfg['git_url'],
-    project_urls={'Documentation': cfg['doc_host'] + cfg['doc_baseurl'], 'Changes': cfg['git_url'] + '/blob/main/CHANGELOG.md'},
+    project_urls={
+        'Documentation': cfg['doc_host'] + cfg['doc_baseurl'],
+        'Changes': cfg['git_url'] + '/blob/main/CHANGELOG.md',
+    },
     license='Apache-2.0',
     keywords=words('keywords'),
-    classifiers=['Development Status :: 3 - Alpha', 'Intended Audience :: Science/Research',
-                 'Topic :: Scientific/Engineering :: Medical Science Apps.',
-                 'Programming Language :: Python :: 3.10', 'Programming Language :: Python :: 3.11',
-                 'Programming Language :: Python :: 3.12'],
+    classifiers=[
+        'Development Status :: 3 - Alpha',
+        'Intended Audience :: Science/Research',
+        'Topic :: Scientific/Engineering :: Medical Science Apps.',
+        'Programming Language :: Python :: 3.10',
+        'Programming Language :: Python :: 3.11',
+        'Programming Language :: Python :: 3.12',
+    ],
     packages=find_packages(include=['medgen', 'medgen.*']),
     package_data={'medgen': ['configs/*.yaml', 'configs/*/*.yaml']},
     python_requires='>=' + cfg['min_python'],

@@ -4,18 +4,23 @@ A method that a notebook adds with fastcore's `@patch` is invisible to a type ch
 as a copy in which every such method stands in its class. Findings are printed with the lines of medgen/.
 
 .ci/types_known.txt counts the findings that are left, by module and kind: more fail, --update writes the file afresh."""
+
 import ast, re, subprocess, sys, tempfile
 from collections import Counter
 from pathlib import Path
 
 root = Path(__file__).resolve().parent.parent
 
+
 def patched_class(node):
     "Name of the class that a function with `@patch` is added to, or None"
-    if not isinstance(node, ast.FunctionDef): return None
+    if not isinstance(node, ast.FunctionDef):
+        return None
     names = [ast.unparse(d).split('(')[0] for d in node.decorator_list]
-    if not any(n in ('patch', 'patch_to') for n in names): return None
+    if not any(n in ('patch', 'patch_to') for n in names):
+        return None
     return ast.unparse(node.args.args[0].annotation)
+
 
 def methods_in_classes(text):
     "The module with its patched methods moved into their classes, and for every new line the number of the old one"
@@ -23,47 +28,71 @@ def methods_in_classes(text):
     classes = {n.name: n for n in tree.body if isinstance(n, ast.ClassDef)}
     moved, gone = {}, set()
     for n in tree.body:
-        if (cls := patched_class(n)) not in classes: continue
+        if (cls := patched_class(n)) not in classes:
+            continue
         first = n.decorator_list[0].lineno
         gone.update(range(first, n.end_lineno + 1))
-        kept = [first + k for k, l in enumerate(lines[first-1:n.end_lineno]) if not re.match(r'@patch\b', l)]
-        decorators = ' '.join(lines[first-1:n.lineno-1])
-        kind = next((d for o, d in (('as_prop=True', '@property'), ('cls_method=True', '@classmethod')) if o in decorators), None)
+        kept = [first + k for k, l in enumerate(lines[first - 1 : n.end_lineno]) if not re.match(r'@patch\b', l)]
+        decorators = ' '.join(lines[first - 1 : n.lineno - 1])
+        kind = next(
+            (d for o, d in (('as_prop=True', '@property'), ('cls_method=True', '@classmethod')) if o in decorators),
+            None,
+        )
         moved.setdefault(cls, []).append((kept, kind))
     new = []
     for k, line in enumerate(lines, 1):
-        if k not in gone: new.append((line, k))
+        if k not in gone:
+            new.append((line, k))
         for cls in (c for c in moved if classes[c].end_lineno == k):
             for kept, kind in moved[cls]:
-                if kind: new.append((f'    {kind}', kept[0]))
-                new += [('    ' + re.sub(rf'\((self|cls): *{cls}\b', r'(\1', lines[o-1]), o) for o in kept]
+                if kind:
+                    new.append((f'    {kind}', kept[0]))
+                new += [('    ' + re.sub(rf'\((self|cls): *{cls}\b', r'(\1', lines[o - 1]), o) for o in kept]
     return '\n'.join(l for l, _ in new) + '\n', [k for _, k in new]
+
 
 def check(copy):
     "Run mypy on a copy of the package; its findings with the lines of medgen/"
     maps = {}
-    for p in sorted((root/'medgen').rglob('*.py')):
+    for p in sorted((root / 'medgen').rglob('*.py')):
         text, maps[str(p.relative_to(root))] = methods_in_classes(p.read_text(encoding='utf-8'))
-        target = copy/p.relative_to(root)
+        target = copy / p.relative_to(root)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text('from __future__ import annotations\n' + text, encoding='utf-8')
-    cmd = [sys.executable, '-m', 'mypy', '--config-file', root/'mypy.ini', '--cache-dir', copy/'.cache', 'medgen']
+    cmd = [sys.executable, '-m', 'mypy', '--config-file', root / 'mypy.ini', '--cache-dir', copy / '.cache', 'medgen']
     res = subprocess.run(cmd, cwd=copy, capture_output=True, text=True)
-    if res.returncode not in (0, 1): sys.exit(res.stdout + res.stderr)
-    def true_line(m): return f'{m[1]}:{maps[m[1]][max(int(m[2]) - 2, 0)]}:'
+    if res.returncode not in (0, 1):
+        sys.exit(res.stdout + res.stderr)
+
+    def true_line(m):
+        return f'{m[1]}:{maps[m[1]][max(int(m[2]) - 2, 0)]}:'
+
     return [re.sub(r'^(medgen/[\w/]+\.py):(\d+):', true_line, l) for l in res.stdout.splitlines() if ': error: ' in l]
+
 
 def kinds(findings):
     "How many findings there are of each kind in each module"
     return Counter(f"{l.partition(':')[0]} {l.rpartition('[')[2].rstrip(']')}" for l in findings)
 
+
 if __name__ == '__main__':
-    with tempfile.TemporaryDirectory() as d: findings = check(Path(d))
-    now, file = kinds(findings), root/'.ci/types_known.txt'
-    if '--update' in sys.argv: file.write_text(''.join(f'{k} {n}\n' for k, n in sorted(now.items())), encoding='utf-8')
+    with tempfile.TemporaryDirectory() as d:
+        findings = check(Path(d))
+    now, file = kinds(findings), root / '.ci/types_known.txt'
+    if '--update' in sys.argv:
+        file.write_text(''.join(f'{k} {n}\n' for k, n in sorted(now.items())), encoding='utf-8')
     known = {k: int(n) for k, _, n in (l.rpartition(' ') for l in file.read_text(encoding='utf-8').splitlines())}
     more = [k for k in now if now[k] > known.get(k, 0)]
     show = [l for l in findings if next(iter(kinds([l]))) in more] if more else findings * ('--all' in sys.argv)
-    print('\n'.join(show + [f'{len(findings)} findings, {sum(known.values())} known' + f'; more than known: {", ".join(more)}'*bool(more)]))
-    if fewer := [k for k in known if now[k] < known[k]]: print(f'fewer than known, run with --update: {", ".join(fewer)}')
+    print(
+        '\n'.join(
+            show
+            + [
+                f'{len(findings)} findings, {sum(known.values())} known'
+                + f'; more than known: {", ".join(more)}' * bool(more)
+            ]
+        )
+    )
+    if fewer := [k for k in known if now[k] < known[k]]:
+        print(f'fewer than known, run with --update: {", ".join(fewer)}')
     sys.exit(bool(more))

@@ -2,6 +2,7 @@
 
 nbdev processes the notebooks as for Quarto. It links to pages of the published site by their names there, without numbers
 (`.../data.html`); smalldocs names pages by file (`02_data.html`), so the links are rewritten."""
+
 import re, shutil, subprocess, sys
 from collections import Counter
 from html.parser import HTMLParser
@@ -13,24 +14,32 @@ from nbdev.serve import proc_nbs
 
 nbs_path = Path(get_config().nbs_path)
 
+
 def site_names(nbs):
     "Name of a page on the published site (nbdev drops the number) -> stems of the notebooks that become it"
     names = {}
     for p in nbs:
-        if p.parent == nbs_path: names.setdefault(re.sub(r'^\d+[a-z0-9]*_', '', p.stem.lower()), []).append(p.stem)
+        if p.parent == nbs_path:
+            names.setdefault(re.sub(r'^\d+[a-z0-9]*_', '', p.stem.lower()), []).append(p.stem)
     return names
+
 
 class Page(HTMLParser):
     "Targets and anchors of a page"
+
     def __init__(self, path):
         super().__init__()
         self.links, self.anchors, self.loaded = set(), set(), set()
         self.feed(path.read_text(encoding='utf-8'))
+
     def handle_starttag(self, tag, attrs):
         a = dict(attrs)
         self.anchors |= {a[k] for k in ('id', 'name') if a.get(k)}
-        if tag == 'a' and a.get('href'): self.links.add(a['href'])
-        if url := a.get('src') or (a.get('href') if tag == 'link' else None): self.loaded.add(url)
+        if tag == 'a' and a.get('href'):
+            self.links.add(a['href'])
+        if url := a.get('src') or (a.get('href') if tag == 'link' else None):
+            self.loaded.add(url)
+
 
 def link_problems(site):
     "Links that lead nowhere within the site, and files from elsewhere that pages need; prints the external links, which are not fetched"
@@ -41,37 +50,62 @@ def link_problems(site):
             u = urlsplit(url)
             if u.scheme in ('http', 'https'):
                 outside[url] += 1
-                if url in page.loaded and '/katex@' not in url: found.append(f'{name}: needs {url[:80]} from elsewhere') # KaTeX is smalldocs' own; Quarto is told to use MathML
+                if url in page.loaded and '/katex@' not in url:
+                    found.append(
+                        f'{name}: needs {url[:80]} from elsewhere'
+                    )  # KaTeX is smalldocs' own; Quarto is told to use MathML
                 continue
-            if u.scheme or url.startswith('//'): continue # data:, mailto:
-            target = ((site/u.path.lstrip('/') if u.path.startswith('/') else path.parent/unquote(u.path)) if u.path else path).resolve()
-            if target.is_dir(): target /= 'index.html'
-            if not target.exists(): found.append(f'{name}: {url} leads nowhere')
-            elif u.fragment and target in pages and unquote(u.fragment) not in pages[target].anchors: found.append(f'{name}: {url}: no such place on that page')
-    for path in pages: # a default `env=os.environ` would be printed with all it holds, tokens too
-        if re.search(r'environ\(\{', re.sub(r'<[^>]*>', '', path.read_text(encoding='utf-8'))): found.append(f'{path.name}: shows the environment of the build machine: a parameter defaults to os.environ')
+            if u.scheme or url.startswith('//'):
+                continue  # data:, mailto:
+            target = (
+                (site / u.path.lstrip('/') if u.path.startswith('/') else path.parent / unquote(u.path))
+                if u.path
+                else path
+            ).resolve()
+            if target.is_dir():
+                target /= 'index.html'
+            if not target.exists():
+                found.append(f'{name}: {url} leads nowhere')
+            elif u.fragment and target in pages and unquote(u.fragment) not in pages[target].anchors:
+                found.append(f'{name}: {url}: no such place on that page')
+    for path in pages:  # a default `env=os.environ` would be printed with all it holds, tokens too
+        if re.search(r'environ\(\{', re.sub(r'<[^>]*>', '', path.read_text(encoding='utf-8'))):
+            found.append(f'{path.name}: shows the environment of the build machine: a parameter defaults to os.environ')
     sources = [u for u in outside if '/blob/' in u]
-    print(f'{len(pages)} pages; {len(outside)} external links, not fetched; {len(sources)} of them to source lines, the others:')
-    for url in sorted(set(outside) - set(sources)): print(f'  {url}')
+    print(
+        f'{len(pages)} pages; {len(outside)} external links, not fetched; {len(sources)} of them to source lines, the others:'
+    )
+    for url in sorted(set(outside) - set(sources)):
+        print(f'  {url}')
     return found
+
 
 if __name__ == '__main__':
     cfg = get_config()
     names = site_names(nbglob(nbs_path, as_path=True))
-    twice = [f'{" and ".join(stems)} would both become {name}.html on the published site: rename one' for name, stems in names.items() if len(stems) > 1]
-    pages = {name: next((s for s in stems if s[0].isdigit()), stems[0]) for name, stems in names.items()} # only the library is linked by name
+    twice = [
+        f'{" and ".join(stems)} would both become {name}.html on the published site: rename one'
+        for name, stems in names.items()
+        if len(stems) > 1
+    ]
+    pages = {
+        name: next((s for s in stems if s[0].isdigit()), stems[0]) for name, stems in names.items()
+    }  # only the library is linked by name
     site = f'{cfg.doc_host}{cfg.doc_baseurl}/'
     proc = proc_nbs(force=True, n_workers=0)
     links = re.compile(rf"(?<![\w/])((?:\.\./)*)({'|'.join(map(re.escape, pages))})\.html(?=[#)\"'\\])")
     for p in proc.rglob('*.ipynb'):
-        text = re.sub(r'output-file: [\w.]+\\n', '', p.read_text(encoding='utf-8')) # Quarto's, not read by smalldocs
+        text = re.sub(r'output-file: [\w.]+\\n', '', p.read_text(encoding='utf-8'))  # Quarto's, not read by smalldocs
         text = text.replace(site, '../' * (len(p.relative_to(proc).parts) - 1))
         p.write_text(links.sub(lambda m: f'{m[1]}{pages[m[2]]}.html', text), encoding='utf-8')
-    quarto = (proc/'_quarto.yml').read_text(encoding='utf-8')
-    (proc/'_quarto.yml').unlink() # it may be a link
-    (proc/'_quarto.yml').write_text(re.sub(r'^ *html-math-method:.*\n', '', quarto, flags=re.M), encoding='utf-8') # smalldocs warns of what it does not know
-    shutil.rmtree(proc/'_docs', ignore_errors=True)
-    if code := subprocess.run([Path(sys.executable).parent/'smalldocs', 'render', '--strict', proc]).returncode: sys.exit(code)
-    found = twice + link_problems(proc/'_docs')
+    quarto = (proc / '_quarto.yml').read_text(encoding='utf-8')
+    (proc / '_quarto.yml').unlink()  # it may be a link
+    (proc / '_quarto.yml').write_text(
+        re.sub(r'^ *html-math-method:.*\n', '', quarto, flags=re.M), encoding='utf-8'
+    )  # smalldocs warns of what it does not know
+    shutil.rmtree(proc / '_docs', ignore_errors=True)
+    if code := subprocess.run([Path(sys.executable).parent / 'smalldocs', 'render', '--strict', proc]).returncode:
+        sys.exit(code)
+    found = twice + link_problems(proc / '_docs')
     print('\n'.join(sorted(found)))
     sys.exit(bool(found))

@@ -5,6 +5,7 @@ Example, MRI whose BRAVO files are missing:
 
   python benchmarks/min_snr.py --data-dir DIR --seeds 1,2 mode=dual model=demo training=demo epochs=8
 """
+
 import argparse, json
 from pathlib import Path
 
@@ -19,7 +20,8 @@ def run(folder: Path, overrides: list[str]) -> dict:
     "Train one run to its end, from wherever it stands; the last record of its history."
     cfg = compose_config(overrides)
     trainer = DiffusionTrainer.from_config(cfg, open_store(cfg, progress=False), folder)
-    if (folder/'latest').exists(): trainer.resume(folder)
+    if (folder / 'latest').exists():
+        trainer.resume(folder)
     return trainer.fit()[-1]
 
 
@@ -40,8 +42,12 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('overrides', nargs='*', help='parameters of medgen as name=value, the same for all runs')
     parser.add_argument('--data-dir', help='folder of patients; without it the simulated cohort')
-    parser.add_argument('--strategies', type=lambda s: s.split(','), default=['ddpm', 'rflow'], help='with commas (ddpm,rflow)')
-    parser.add_argument('--seeds', type=lambda s: [int(i) for i in s.split(',')], default=[1, 2], help='with commas (1,2)')
+    parser.add_argument(
+        '--strategies', type=lambda s: s.split(','), default=['ddpm', 'rflow'], help='with commas (ddpm,rflow)'
+    )
+    parser.add_argument(
+        '--seeds', type=lambda s: [int(i) for i in s.split(',')], default=[1, 2], help='with commas (1,2)'
+    )
     parser.add_argument('--runs', type=Path, default=Path('runs/min_snr'), help='where the runs are kept (%(default)s)')
     parser.add_argument('--out', type=Path, help='also write the table and the numbers to OUT.md and OUT.json')
     args = parser.parse_args()
@@ -49,14 +55,30 @@ def main():
     for seed in args.seeds:
         for strategy in args.strategies:
             for use in (False, True):
-                given = [*args.overrides, f'strategy={strategy}', f'use_min_snr={str(use).lower()}', f'seed={seed}', *([f'data_dir={args.data_dir}'] if args.data_dir else [])]
-                results[strategy, use, seed] = run(args.runs/f'{strategy}_{use}_{seed}', given)
-                print(strategy, 'Min-SNR' if use else 'plain', 'seed', seed, {k: results[strategy, use, seed][k] for k in ('step', 'val_mse', 'swd')}, flush=True)
+                given = [
+                    *args.overrides,
+                    f'strategy={strategy}',
+                    f'use_min_snr={str(use).lower()}',
+                    f'seed={seed}',
+                    *([f'data_dir={args.data_dir}'] if args.data_dir else []),
+                ]
+                results[strategy, use, seed] = run(args.runs / f'{strategy}_{use}_{seed}', given)
+                print(
+                    strategy,
+                    'Min-SNR' if use else 'plain',
+                    'seed',
+                    seed,
+                    {k: results[strategy, use, seed][k] for k in ('step', 'val_mse', 'swd')},
+                    flush=True,
+                )
     print(table(results))
     if args.out:
         args.out.with_suffix('.md').write_text(table(results) + '\n')
         numbers = [dict(strategy=s, min_snr=use, seed=seed, **r) for (s, use, seed), r in results.items()]
-        args.out.with_suffix('.json').write_text(json.dumps(dict(overrides=args.overrides, versions=versions(), results=numbers), indent=1))
+        args.out.with_suffix('.json').write_text(
+            json.dumps(dict(overrides=args.overrides, versions=versions(), results=numbers), indent=1)
+        )
 
 
-if __name__ == '__main__': main()
+if __name__ == '__main__':
+    main()
