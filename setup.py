@@ -2,13 +2,20 @@
 
 from configparser import ConfigParser
 from pathlib import Path
+
 from setuptools import find_packages, setup
 
 here = Path(__file__).parent
 config = ConfigParser(delimiters=['='], interpolation=None)
 config.read(here / 'settings.ini', encoding='utf-8')
 cfg = config['DEFAULT']
-words = lambda key: cfg.get(key, '').split()
+
+
+def words(key):
+    "The words of a setting."
+    return cfg.get(key, '').split()
+
+
 readme = here / 'README.md'
 
 setup(
@@ -38,7 +45,7 @@ setup(
     package_data={'medgen': ['configs/*.yaml', 'configs/*/*.yaml']},
     python_requires='>=' + cfg['min_python'],
     install_requires=words('requirements'),
-    extras_require={'dev': words('dev_requirements')},
+    extras_require={'dev': words('dev_requirements'), 'lab': words('lab_requirements')},
     entry_points={'console_scripts': words('console_scripts'), 'nbdev': ['medgen=medgen._modidx:d']},
     zip_safe=False,
 )

@@ -1,10 +1,15 @@
 "What a notebook of this project must and must not be; reads the files only, needs nothing installed."
 
-import ast, json, re, sys
+import ast
+import json
+import re
+import sys
 from pathlib import Path
 
 root = Path(__file__).resolve().parent.parent
-max_bytes, max_export_lines, max_run_cells = 1_500_000, 60, 12
+max_bytes = 1_500_000
+max_export_lines = 40
+max_run_cells = 12
 runnables = {'train', 'generate', 'evaluate', 'sweep'}
 
 

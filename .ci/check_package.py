@@ -1,15 +1,22 @@
-"""Build sdist and wheel without isolation (setuptools and wheel must be installed) and look into both: every module, every
-configuration file. Then install the wheel alone into an empty folder, compose a configuration from it, and call the commands."""
+"""Build sdist and wheel without isolation (setuptools and wheel must be installed) and look into both: every module,
+every configuration file. Then install the wheel alone into an empty folder, compose a configuration from it, and
+call the commands."""
 
-import configparser, os, subprocess, sys, tarfile, tempfile, zipfile
+import configparser
+import os
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
 from pathlib import Path
 
 root = Path(__file__).resolve().parent.parent
 use = '''
 import sys; from pathlib import Path
-import medgen, medgen.config as c
+import medgen, medgen.core.config as c
 assert Path(medgen.__file__).is_relative_to(sys.argv[1]), medgen.__file__
-assert 'torch' not in sys.modules, 'medgen.config imports torch'
+assert 'torch' not in sys.modules, 'medgen.core.config imports torch'
 for mode in ('seg', 'bravo', 'dual'): assert c.compose_config(mode=mode).choices.mode == mode
 for job in ('generate', 'evaluate'): c.compose_config(job=job)
 '''
@@ -89,5 +96,6 @@ if __name__ == '__main__':
         if gone := [n for n in commands() if not (place / 'bin' / n).exists()]:
             sys.exit(f'not installed: {", ".join(gone)}')
         print(
-            f'{sdist.name} and {wheel.name} hold {len(wanted)} modules and configuration files; the wheel works by itself'
+            f'{sdist.name} and {wheel.name} hold {len(wanted)} modules and configuration files; the wheel works by '
+            'itself'
         )

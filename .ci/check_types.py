@@ -3,9 +3,14 @@
 A method that a notebook adds with fastcore's `@patch` is invisible to a type checker, so the modules are checked
 as a copy in which every such method stands in its class. Findings are printed with the lines of medgen/.
 
-.ci/types_known.txt counts the findings that are left, by module and kind: more fail, --update writes the file afresh."""
+.ci/types_known.txt counts the findings that are left, by module and kind: more fail, --update writes the file
+afresh."""
 
-import ast, re, subprocess, sys, tempfile
+import ast
+import re
+import subprocess
+import sys
+import tempfile
 from collections import Counter
 from pathlib import Path
 
@@ -22,7 +27,35 @@ def patched_class(node):
     return ast.unparse(node.args.args[0].annotation)
 
 
-def methods_in_classes(text):
+def kind_of(node):
+    "The decorator that a patched method would have within its class, or None"
+    decorators = ' '.join(ast.unparse(d) for d in node.decorator_list)
+    kinds = (('as_prop=True', '@property'), ('cls_method=True', '@classmethod'))
+    return next((decorator for option, decorator in kinds if option in decorators), None)
+
+
+def patched_elsewhere(files):
+    "Class -> {method: decorator} for methods that a module adds to a class of another module"
+    found = {}
+    for p in files:
+        tree = ast.parse(p.read_text(encoding='utf-8'))
+        own = {n.name for n in tree.body if isinstance(n, ast.ClassDef)}
+        for n in tree.body:
+            if (cls := patched_class(n)) and cls not in own:
+                found.setdefault(cls, {})[n.name] = kind_of(n)
+    return found
+
+
+def stubs(methods, at):
+    "Lines that declare methods which other modules add, of any type"
+    for name, kind in methods.items():
+        if kind:
+            yield f'    {kind}', at
+        first = 'cls' if kind == '@classmethod' else 'self'
+        yield f'    def {name}({first}{"" if kind == "@property" else ", *args, **kwargs"}): ...', at
+
+
+def methods_in_classes(text, elsewhere):
     "The module with its patched methods moved into their classes, and for every new line the number of the old one"
     tree, lines = ast.parse(text), text.splitlines()
     classes = {n.name: n for n in tree.body if isinstance(n, ast.ClassDef)}
@@ -33,29 +66,26 @@ def methods_in_classes(text):
         first = n.decorator_list[0].lineno
         gone.update(range(first, n.end_lineno + 1))
         kept = [first + k for k, l in enumerate(lines[first - 1 : n.end_lineno]) if not re.match(r'@patch\b', l)]
-        decorators = ' '.join(lines[first - 1 : n.lineno - 1])
-        kind = next(
-            (d for o, d in (('as_prop=True', '@property'), ('cls_method=True', '@classmethod')) if o in decorators),
-            None,
-        )
-        moved.setdefault(cls, []).append((kept, kind))
+        moved.setdefault(cls, []).append((kept, kind_of(n)))
     new = []
     for k, line in enumerate(lines, 1):
         if k not in gone:
             new.append((line, k))
-        for cls in (c for c in moved if classes[c].end_lineno == k):
-            for kept, kind in moved[cls]:
+        for cls in (c for c in classes if classes[c].end_lineno == k):
+            new += stubs(elsewhere.get(cls, {}), k)
+            for kept, kind in moved.get(cls, []):
                 if kind:
                     new.append((f'    {kind}', kept[0]))
-                new += [('    ' + re.sub(rf'\((self|cls): *{cls}\b', r'(\1', lines[o - 1]), o) for o in kept]
+                new += [('    ' + re.sub(rf'\b(self|cls): *{cls}\b', r'\1', lines[o - 1]), o) for o in kept]
     return '\n'.join(l for l, _ in new) + '\n', [k for _, k in new]
 
 
 def check(copy):
     "Run mypy on a copy of the package; its findings with the lines of medgen/"
-    maps = {}
-    for p in sorted((root / 'medgen').rglob('*.py')):
-        text, maps[str(p.relative_to(root))] = methods_in_classes(p.read_text(encoding='utf-8'))
+    maps, files = {}, sorted((root / 'medgen').rglob('*.py'))
+    elsewhere = patched_elsewhere(files)
+    for p in files:
+        text, maps[str(p.relative_to(root))] = methods_in_classes(p.read_text(encoding='utf-8'), elsewhere)
         target = copy / p.relative_to(root)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text('from __future__ import annotations\n' + text, encoding='utf-8')

@@ -1,13 +1,18 @@
 """Build the documentation pages in _proc/_docs with smalldocs and check their links: a preview, not the Quarto site.
 
-nbdev processes the notebooks as for Quarto. It links to pages of the published site by their names there, without numbers
-(`.../data.html`); smalldocs names pages by file (`02_data.html`), so the links are rewritten."""
+nbdev processes the notebooks as for Quarto. It links to pages of the published site by their names there, without
+numbers (`.../core/config.html`); smalldocs names pages by file (`core/02_config.html`), so the links are
+rewritten."""
 
-import re, shutil, subprocess, sys
+import re
+import shutil
+import subprocess
+import sys
 from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
+
 from nbdev.config import get_config
 from nbdev.doclinks import nbglob
 from nbdev.serve import proc_nbs
@@ -16,11 +21,12 @@ nbs_path = Path(get_config().nbs_path)
 
 
 def site_names(nbs):
-    "Name of a page on the published site (nbdev drops the number) -> stems of the notebooks that become it"
+    "Page on the published site, such as core/config (nbdev drops the number) -> the notebooks that become it"
     names = {}
     for p in nbs:
-        if p.parent == nbs_path:
-            names.setdefault(re.sub(r'^\d+[a-z0-9]*_', '', p.stem.lower()), []).append(p.stem)
+        page = p.relative_to(nbs_path).with_suffix('')
+        name = page.with_name(re.sub(r'^\d+[a-z0-9]*_', '', page.name.lower()))
+        names.setdefault(name.as_posix(), []).append(page.as_posix())
     return names
 
 
@@ -42,7 +48,8 @@ class Page(HTMLParser):
 
 
 def link_problems(site):
-    "Links that lead nowhere within the site, and files from elsewhere that pages need; prints the external links, which are not fetched"
+    "Links that lead nowhere within the site, and files from elsewhere that pages need; prints the external links,"
+    "which are not fetched"
     pages, found, outside = {p.resolve(): Page(p) for p in site.rglob('*.html')}, [], Counter()
     for path, page in pages.items():
         name = path.relative_to(site.resolve())
@@ -73,36 +80,38 @@ def link_problems(site):
             found.append(f'{path.name}: shows the environment of the build machine: a parameter defaults to os.environ')
     sources = [u for u in outside if '/blob/' in u]
     print(
-        f'{len(pages)} pages; {len(outside)} external links, not fetched; {len(sources)} of them to source lines, the others:'
+        f'{len(pages)} pages; {len(outside)} external links, not fetched; {len(sources)} of them to source lines, '
+        'the others:'
     )
     for url in sorted(set(outside) - set(sources)):
         print(f'  {url}')
     return found
 
 
+def prepare(proc, names, site):
+    "Make the pages that nbdev processed fit smalldocs: its names of pages, no options that it does not know"
+    links = re.compile(rf"{re.escape(site)}({'|'.join(map(re.escape, names))})\.html(?=[#)\"'\\])")
+    for p in proc.rglob('*.ipynb'):
+        up = '../' * (len(p.relative_to(proc).parts) - 1)
+        text = re.sub(r'output-file: [\w.]+\\n', '', p.read_text(encoding='utf-8'))  # Quarto's, not read by smalldocs
+        text = links.sub(lambda m: f'{up}{names[m[1]][0]}.html', text).replace(site, up)
+        p.write_text(text, encoding='utf-8')
+    quarto = (proc / '_quarto.yml').read_text(encoding='utf-8')
+    (proc / '_quarto.yml').unlink()  # it may be a link
+    known = re.sub(r'^ *html-math-method:.*\n', '', quarto, flags=re.M)  # smalldocs warns of what it does not know
+    (proc / '_quarto.yml').write_text(known, encoding='utf-8')
+
+
 if __name__ == '__main__':
     cfg = get_config()
     names = site_names(nbglob(nbs_path, as_path=True))
     twice = [
-        f'{" and ".join(stems)} would both become {name}.html on the published site: rename one'
-        for name, stems in names.items()
-        if len(stems) > 1
+        f'{" and ".join(pages)} would both become {name}.html on the published site: rename one'
+        for name, pages in names.items()
+        if len(pages) > 1
     ]
-    pages = {
-        name: next((s for s in stems if s[0].isdigit()), stems[0]) for name, stems in names.items()
-    }  # only the library is linked by name
-    site = f'{cfg.doc_host}{cfg.doc_baseurl}/'
     proc = proc_nbs(force=True, n_workers=0)
-    links = re.compile(rf"(?<![\w/])((?:\.\./)*)({'|'.join(map(re.escape, pages))})\.html(?=[#)\"'\\])")
-    for p in proc.rglob('*.ipynb'):
-        text = re.sub(r'output-file: [\w.]+\\n', '', p.read_text(encoding='utf-8'))  # Quarto's, not read by smalldocs
-        text = text.replace(site, '../' * (len(p.relative_to(proc).parts) - 1))
-        p.write_text(links.sub(lambda m: f'{m[1]}{pages[m[2]]}.html', text), encoding='utf-8')
-    quarto = (proc / '_quarto.yml').read_text(encoding='utf-8')
-    (proc / '_quarto.yml').unlink()  # it may be a link
-    (proc / '_quarto.yml').write_text(
-        re.sub(r'^ *html-math-method:.*\n', '', quarto, flags=re.M), encoding='utf-8'
-    )  # smalldocs warns of what it does not know
+    prepare(proc, names, f'{cfg.doc_host}{cfg.doc_baseurl}/')
     shutil.rmtree(proc / '_docs', ignore_errors=True)
     if code := subprocess.run([Path(sys.executable).parent / 'smalldocs', 'render', '--strict', proc]).returncode:
         sys.exit(code)

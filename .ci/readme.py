@@ -1,7 +1,9 @@
 "Write README.md from nbs/index.ipynb; with --check, only say whether it is up to date. Needs nbconvert, not Quarto."
 
-import re, sys
+import re
+import sys
 from pathlib import Path
+
 import nbformat
 from nbconvert import MarkdownExporter
 

@@ -1,10 +1,12 @@
 """The contenders of train.py: medgen, medgen without one of its choices, and two rivals on the same slices."""
 
-import contextlib, io, tempfile, time
+import contextlib
+import io
+import tempfile
+import time
 from importlib.util import find_spec
 from pathlib import Path
 
-import numpy as np
 import torch
 from accelerate.state import AcceleratorState
 from ema_pytorch import EMA
@@ -14,11 +16,11 @@ from monai.networks import schedulers
 from monai.optimizers import WarmupCosineSchedule
 from PIL import Image
 
-from medgen.config import compose_config
-from medgen.launch import open_store
-from medgen.networks import count_weights, make_network
-from medgen.trainer import DiffusionTrainer
-from medgen.weights import import_torchvision
+from medgen.core.config import compose_config
+from medgen.data.store import open_store
+from medgen.diffusion.networks import count_weights, make_network
+from medgen.diffusion.trainer import DiffusionTrainer
+from medgen.metrics.weights import import_torchvision
 
 GPU = torch.cuda.is_available()
 DEVICE = 'cuda' if GPU else 'cpu'
@@ -49,7 +51,7 @@ def configure(a, **changes):
     return compose_config(**(given | changes))
 
 
-# --- medgen, as it is and without one of its choices ---------------------------------------------------------------------
+# --- medgen, as it is and without one of its choices ---
 
 
 class Medgen:
@@ -137,7 +139,7 @@ def use_loader(m):
     m.trainer.batches = lambda epoch: loader
 
 
-# --- (a) a plain MONAI loop ---------------------------------------------------------------------------------------------
+# --- (a) a plain MONAI loop ---
 
 
 def monai_slices(cfg, store):
@@ -251,7 +253,7 @@ class MonaiLoop:
             self.step(batch)
 
 
-# --- (b) denoising-diffusion-pytorch ------------------------------------------------------------------------------------
+# --- (b) denoising-diffusion-pytorch ---
 
 
 class Lucid:
@@ -299,7 +301,7 @@ class Lucid:
             self.trainer.train()
 
 
-# --- contenders and race ------------------------------------------------------------------------------------------------
+# --- contenders and race ---
 
 
 def contenders(a):

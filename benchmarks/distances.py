@@ -1,22 +1,26 @@
 #!/usr/bin/env python
-"""Speed of the Fréchet distance, side by side with what pytorch-fid and torch-fidelity compute from the same features.
+"""Speed of the Fréchet distance, side by side with what pytorch-fid and torch-fidelity compute from the same
+features.
 
-Everybody starts from two float32 tables of features in memory and ends with the number. Contenders run in rotation in one
-process; the figure to read is the ratio within a round. --coverage measures instead how often the intervals of
-medgen.distances hold what they should."""
+Everybody starts from two float32 tables of features in memory and ends with the number. Contenders run in
+rotation in one process; the figure to read is the ratio within a round. --coverage measures instead how often the
+intervals of medgen.metrics.distances hold what they should."""
 
-import argparse, json, os, time
+import argparse
+import json
+import os
+import time
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from medgen.config import markdown_table
-from medgen.distances import frechet, interval, mmd, prdc
-from medgen.weights import import_torchvision
+from medgen.core.show import markdown_table
+from medgen.metrics.distances import frechet, interval, mmd, prdc
+from medgen.metrics.weights import import_torchvision
 
-# --- speed ----------------------------------------------------------------------------------------------------------------
+# --- speed ---
 
 
 def features(n, d, seed, scale=1.0, shift=0.0):
@@ -81,7 +85,8 @@ def speed_report(r):
     parts = [
         '# Speed of the Fréchet distance',
         f'{r["cores"]} cores, {r["threads"]} thread{"s" * (r["threads"] != 1)} for linear algebra; {r["versions"]}. '
-        'Median (quartiles) over the rounds, or every round where there are fewer than three. "medgen is faster by" is the ratio within a round. '
+        'Median (quartiles) over the rounds, or every round where there are fewer than three. "medgen is faster '
+        'by" is the ratio within a round. '
         'Processor seconds do not count the time that other programs took.',
     ]
     for s in r['sizes']:
@@ -103,7 +108,7 @@ def speed_report(r):
     return '\n\n'.join(parts) + '\n'
 
 
-# --- how honest the intervals are -----------------------------------------------------------------------------------------
+# --- how honest the intervals are ---
 
 
 def cohort(rng, patients, slices, d, scale=1.0, shift=0.0):
@@ -118,10 +123,18 @@ def cohort(rng, patients, slices, d, scale=1.0, shift=0.0):
 
 
 def held(statistic, real, synthetic, trials, resamples, rng):
-    "Per number: expectation at this N, half-width, and how often our interval and the percentile bootstrap hold the expectation."
-    numbers = lambda *sets: f if isinstance(f := statistic(*sets), dict) else {statistic.__name__: f}
-    new = lambda: (*cohort(rng, **real), *cohort(rng, **synthetic))
-    rows = lambda g: np.concatenate([np.flatnonzero(g == i) for i in rng.integers(0, g.max() + 1, g.max() + 1)])
+    "Per number: expectation at this N, half-width, and how often our interval and the percentile bootstrap hold"
+    "the expectation."
+
+    def numbers(*sets):
+        return f if isinstance(f := statistic(*sets), dict) else {statistic.__name__: f}
+
+    def new():
+        return (*cohort(rng, **real), *cohort(rng, **synthetic))
+
+    def rows(g):
+        return np.concatenate([np.flatnonzero(g == i) for i in rng.integers(0, g.max() + 1, g.max() + 1)])
+
     many = [numbers(x, y) for x, _, y, _ in (new() for _ in range(500))]
     expected, ours, usual = {k: np.mean([m[k] for m in many]) for k in many[0]}, [], []
     for _ in range(trials):
@@ -198,9 +211,12 @@ def coverage_report(r):
         for c in r['coverage']
     ]
     return (
-        '# Coverage of the intervals\n\nHow often a 95 % interval holds the expectation of the statistic at this number of images. Real slices of a patient share half of their variance (eigenvalues 1/k); '
-        f'the synthetic images are independent, from the same source or with 0.8 times its spread and its first mean moved by 0.5. As many synthetic as real images. Seed {r["seed"]}; "bootstrap" is the '
-        f'percentile bootstrap over patients, {r["resamples"]} resamples (half as many for precision, recall, density, coverage).\n\n'
+        '# Coverage of the intervals\n\nHow often a 95 % interval holds the expectation of the statistic at this '
+        'number of images. Real slices of a patient share half of their variance (eigenvalues 1/k); '
+        'the synthetic images are independent, from the same source or with 0.8 times its spread and its first '
+        f'mean moved by 0.5. As many synthetic as real images. Seed {r["seed"]}; "bootstrap" is the '
+        f'percentile bootstrap over patients, {r["resamples"]} resamples (half as many for precision, recall, '
+        'density, coverage).\n\n'
         + markdown_table(
             [
                 'patients',
@@ -220,7 +236,7 @@ def coverage_report(r):
     )
 
 
-# --------------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------------------------
 
 
 def arguments():

@@ -1,45 +1,44 @@
 #!/usr/bin/env python
 """Search for copies of training images: what it finds, and how fast.
 
-planted: copies of training images of thirteen kinds among slices of held-out patients, many splits of the patients into training,
-         calibration and test. --data-dir: another cohort in the layout of the project (its images are not kept, numbers are).
+planted: copies of training images of thirteen kinds among slices of held-out patients, many splits of the patients into
+         training, calibration and test. --data-dir: another cohort in the layout of the project (its images are not
+         kept, numbers are).
 overfit: models trained on 20 slices and the well-trained demo model, asked for images of the masks of test patients.
-speed:   medgen against plain loops over the moves, the nearest images asserted equal; and the full size, with the peak of memory.
+speed:   medgen against plain loops over the moves, the nearest images asserted equal; and the full size, with the peak
+         of memory.
 
 Everything is computed on the CPU. Results: memorization-PART-NAME.json and .md."""
 
-import argparse, json, os, resource, sys, time, warnings
+import argparse
+import json
+import os
+import resource
+import sys
+import time
+import warnings
 from collections import defaultdict
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import torch
-from scipy.stats import t as student
+from scipy import ndimage
 
-from medgen.config import compose_config, markdown_table
-from medgen.data import MASK, Recipe, SliceStore
-from medgen.generate import demo_models, find_checkpoint
-from medgen.launch import open_store
-from medgen.memorization import (
-    KINDS,
-    CopyIndex,
-    Masks,
-    Pictures,
-    Pixels,
-    default_shift,
-    find_copies,
-    membership,
-    plant,
-    share_text,
-    show_pairs,
-    small_shifts,
-    verdict,
-)
-from medgen.modes import to_network
-from medgen.sampling import image_noise, sample
-from medgen.simulate import cohort_dir
-from medgen.trainer import DiffusionTrainer, load_model
+from medgen.core.config import compose_config
+from medgen.core.show import markdown_table
+from medgen.data.simulate import cohort_dir
+from medgen.data.slices import MASK, Recipe
+from medgen.data.store import SliceStore, open_store
+from medgen.diffusion.model import load_model
+from medgen.diffusion.modes import to_network
+from medgen.diffusion.sampling import image_noise, sample
+from medgen.diffusion.trainer import DiffusionTrainer
+from medgen.evaluation.memorization import evidence_text, show_pairs
+from medgen.generation.generate import demo_models, find_checkpoint
+from medgen.metrics.intervals import mean_interval, share_interval
+from medgen.metrics.memorization import CopyIndex, ImageSource, PixelSearch, find_copies, membership, small_shifts
 
 CLOCKS = dict(wall=time.perf_counter, cpu=time.process_time)
 NAMES = 't1_pre', 't1_gd'
@@ -50,14 +49,90 @@ def spread(values, form='{:.3g}'):
     return f'{form} ({form} to {form})'.format(*np.quantile(values, [0.5, 0.25, 0.75]))
 
 
-def mean_interval(values, form='{:.1f}', scale=100):
-    "Mean over splits with the 95 % interval of their mean."
-    v = scale * np.asarray(values, float)
-    wide = student.ppf(0.975, max(1, len(v) - 1)) * v.std(ddof=1) / len(v) ** 0.5 if len(v) > 1 else np.nan
-    return f'{form} ({form} to {form})'.format(v.mean(), max(0, v.mean() - wide), min(scale, v.mean() + wide))
+def percent(shares):
+    "Mean over splits with the 95 % interval of their mean, in percent."
+    return f'{mean_interval(100 * np.asarray(shares, float)).clip(0, 100):.1f}'
 
 
-# --- planted copies ---------------------------------------------------------------------------------------------------------------
+def percent_of(called):
+    "A share with its exact 95 % interval, in percent."
+    share = share_interval(called.sum(), len(called))
+    return f'{100 * share.value:.1f} % ({100 * share.low:.1f} to {100 * share.high:.1f})'
+
+
+def reader(store, names):
+    "A function that gives the images of rows."
+
+    def read(rows):
+        return np.concatenate([store.get(rows, (n,))[n].numpy() for n in names], 1)
+
+    return read
+
+
+# --- planted copies ---
+
+
+def move_each(x, shifts, order):
+    return np.stack([ndimage.shift(v, (0, *by), order=order) for v, by in zip(x, shifts)])
+
+
+def shifted(x, rng, s):
+    return move_each(x, rng.integers(-s, s + 1, (len(x), 2)), 0)
+
+
+def shifted_far(x, rng, s):
+    return move_each(x, 2 * s * rng.choice([-1, 1], (len(x), 2)), 0)
+
+
+def shifted_by_parts(x, rng, s):
+    return move_each(x, rng.uniform(-s, s, (len(x), 2)), 1)
+
+
+def scaled(x, rng, s):
+    return x * rng.uniform(0.6, 1.4, (len(x), 1, 1, 1))
+
+
+def noisy(sd, x, rng, s):
+    return x + rng.normal(0, sd, x.shape)
+
+
+def blurred(x, rng, s):
+    return ndimage.gaussian_filter(x, (0, 0, 1, 1))
+
+
+def turned(x, rng, s):
+    return ndimage.rotate(x, 3, axes=(2, 3), reshape=False, order=1)
+
+
+def all_together(x, rng, s):
+    return noisy(0.05, scaled(shifted(x[..., ::-1], rng, s), rng, s), rng, s)
+
+
+KINDS = {  # of copies: (images [n,C,H,W], generator, most pixels) -> images
+    'exact': lambda x, rng, s: x,
+    'shifted': shifted,
+    'shifted far': shifted_far,
+    'shifted by parts of pixels': shifted_by_parts,
+    'scaled brightness': scaled,
+    'mirrored': lambda x, rng, s: x[..., ::-1],
+    'upside down': lambda x, rng, s: x[:, :, ::-1],
+    'noise 0.05': partial(noisy, 0.05),
+    'noise 0.1': partial(noisy, 0.1),
+    'blurred by 1 pixel': blurred,
+    'turned by 3°': turned,
+    'turned by 90°': lambda x, rng, s: np.rot90(x, axes=(2, 3)),
+    'mirrored, shifted, scaled, noise 0.05': all_together,
+}
+
+
+def plant(images, kind, rng, shift):
+    "Copies of images, changed in one way."
+    return np.clip(KINDS[kind](np.asarray(images), rng, shift), 0, 1).astype(np.float32)
+
+
+def largest_shift(side):
+    "4 % of the picture, in pixels."
+    return max(1, round(0.04 * side))
 
 
 def open_cohort(data_dir, size, cache):
@@ -83,21 +158,21 @@ def one_split(store, seed, rate, copies, names, spaces, kinds):
     "Recall per kind, false alarms, and what the calibration expected of them."
     rng, who = np.random.default_rng(seed), store.index.patient.to_numpy()
     train, held, test = patients_split(store, (0.6, 0.2, 0.2), seed, 'tumour' if names == (MASK,) else 'nonempty')
-    get = lambda rows: np.concatenate([store.get(rows, (n,))[n].numpy() for n in names], 1)
-    shift, source = default_shift(store.recipe.image_size), rng.choice(len(train), copies, replace=False)
-    index = CopyIndex(get(train), get(held), rate, who[train], who[held], spaces, shift)
+    get, shift = reader(store, names), largest_shift(store.recipe.image_size)
+    source = rng.choice(len(train), copies, replace=False)
+    index = CopyIndex(get(train), get(held), rate, who[train], who[held], spaces)
     x = get(train[source])
     fresh = index.find(get(test))
     result = dict(
         false_alarms=float(fresh.is_copy.mean()),
         expected=index.rates.rate,
-        left_out=index.rates.achieved,
+        left_out=index.rates.achieved.value,
         held=len(held),
         test=len(test),
         train=len(train),
         thresholds=index.thresholds,
     )
-    result['by'] = {s: float(v.mean()) for s, v in fresh.by.items()}
+    result['by'] = {s: float(v.mean()) for s, v in fresh.by_space.items()}
     result['recall'], result['nearest'], result['recall_by'], result['large'] = {}, {}, {}, {}
     for kind in kinds:
         made = plant(x, kind, rng, shift)
@@ -108,7 +183,7 @@ def one_split(store, seed, rate, copies, names, spaces, kinds):
             float(found.is_copy.mean()),
             float((found.nearest == source).mean()),
         )
-        result['recall_by'][kind] = {s: float(v.mean()) for s, v in found.by.items()}
+        result['recall_by'][kind] = {s: float(v.mean()) for s, v in found.by_space.items()}
         big = made.sum((1, 2, 3)) >= 10
         if names == (MASK,):
             result['large'][kind] = [int(found.is_copy[big].sum()), int(big.sum())]
@@ -146,30 +221,38 @@ def planted_report(r):
     c = r['counts']
     parts = [
         '# Planted copies',
-        f'{"Simulated cohort" if c["simulated"] else "Real MRI"}, {c["patients"]} patients, pictures of {c["size"]} pixels, T1 before and after contrast. {c["splits"]} random splits of the patients: 60 % training, 20 % calibration, 20 % test; '
-        f'{c["copies"]} copies of training images of each kind in each split. Means over the splits with the 95 % interval of the mean (splits share patients, so it is somewhat too narrow); in %. {r["about"]}',
+        f'{"Simulated cohort" if c["simulated"] else "Real MRI"}, {c["patients"]} patients, '
+        f'pictures of {c["size"]} pixels, '
+        f'T1 before and after contrast. {c["splits"]} random splits of the patients: 60 % training, 20 % calibration, '
+        f'20 % test; {c["copies"]} copies of training images of each kind in each split. Means over the splits with '
+        'the 95 % interval of the mean (splits share patients, so it is somewhat too narrow); '
+        f'in %. {r["about"]}',
     ]
     for label, splits in r['settings'].items():
-        get = lambda key: [s[key] for s in splits]
+
+        def get(key):
+            return [s[key] for s in splits]
+
         kinds = splits[0]['recall']
         parts += [
             f'## {label}',
-            f'{spread(get("train"), "{:.0f}")} training, {spread(get("held"), "{:.0f}")} calibration, {spread(get("test"), "{:.0f}")} test slices (median, quartiles).',
+            f'{spread(get("train"), "{:.0f}")} training, {spread(get("held"), "{:.0f}")} calibration, '
+            f'{spread(get("test"), "{:.0f}")} test slices (median, quartiles).',
             markdown_table(
                 ['', 'called copies', 'nearest is the original', *[f'by {s}' for s in splits[0]['by']]],
                 [
                     [
                         '**held-out test patients**',
-                        mean_interval(get('false_alarms')),
+                        percent(get('false_alarms')),
                         '',
-                        *[mean_interval([s['by'][n] for s in splits]) for n in splits[0]['by']],
+                        *[percent([s['by'][n] for s in splits]) for n in splits[0]['by']],
                     ],
                     *[
                         [
                             k,
-                            mean_interval([s['recall'][k] for s in splits]),
-                            mean_interval([s['nearest'][k] for s in splits]),
-                            *[mean_interval([s['recall_by'][k][n] for s in splits]) for n in splits[0]['by']],
+                            percent([s['recall'][k] for s in splits]),
+                            percent([s['nearest'][k] for s in splits]),
+                            *[percent([s['recall_by'][k][n] for s in splits]) for n in splits[0]['by']],
                         ]
                         for k in kinds
                     ],
@@ -188,7 +271,7 @@ def planted_report(r):
     return '\n\n'.join(parts) + '\n'
 
 
-# --- an overfitted model ------------------------------------------------------------------------------------------------------------
+# --- an overfitted model ---
 
 
 def few_model(cfg, slices, folder, seed):
@@ -246,16 +329,16 @@ def judge(images, mine, sets, who):
         train=len(mine),
         train_patients=len(set(who[mine])),
         called=int(c.is_copy.sum()),
-        share=share_text(c.is_copy),
+        share=percent_of(c.is_copy),
         expected=c.expected,
-        by={k: int(v.sum()) for k, v in c.by.items()},
+        by={k: int(v.sum()) for k, v in c.by_space.items()},
         chance=c.chance,
-        verdict=verdict(c),
-        left_out=[c.rates.achieved, c.rates.low, c.rates.high],
+        evidence=evidence_text(c),
+        left_out=list(c.rates.achieved[:3]),
         calibration=[c.rates.images, c.rates.patients],
-        auc=[m.auc, m.low, m.high],
-        ratio=np.quantile(c.first.ratio, [0.05, 0.5, 0.95]).round(3).tolist(),
-        threshold=c.threshold,
+        auc=list(m.auc[:3]),
+        ratio=np.quantile(c.neighbours['pixels'].ratio, [0.05, 0.5, 0.95]).round(3).tolist(),
+        threshold=c.index.thresholds['pixels'],
     )
 
 
@@ -265,7 +348,7 @@ def overfit(a):
     out, good = {}, find_checkpoint(demo_models(compose_config(job='generate')).image_model, 'best')[0]
     store = open_store(compose_config(mode='dual'), progress=False)
     who = store.index.patient.to_numpy()
-    get = lambda r: np.concatenate([store.get(r, (n,))[n].numpy() for n in NAMES], 1)
+    get = reader(store, NAMES)
     test, val, train = [store.select(s, 'nonempty') for s in ('test', 'val', 'train')]
     conditions = np.sort(np.random.default_rng(a.seed).choice(test, a.images, replace=False))
     masks = store.get(conditions, (MASK,))[MASK].numpy()
@@ -294,7 +377,9 @@ def overfit(a):
 
 
 def overfit_report(r):
-    mse = lambda v: f'{v["train_mse"]:.4f}, {v["val_mse"]:.4f}' if v.get('val_mse') else ''
+    def mse(v):
+        return f'{v["train_mse"]:.4f}, {v["val_mse"]:.4f}' if v.get('val_mse') else ''
+
     rows = [
         [
             k,
@@ -306,7 +391,7 @@ def overfit_report(r):
             '{:.2f} ({:.2f} to {:.2f})'.format(v['ratio'][1], v['ratio'][0], v['ratio'][2]),
             f'{v["threshold"]:.2f}',
             '{:.2f} ({:.2f} to {:.2f})'.format(*v['auc']),
-            v['verdict'],
+            v['evidence'],
         ]
         for k, v in r['settings'].items()
     ]
@@ -314,8 +399,10 @@ def overfit_report(r):
         '\n\n'.join(
             [
                 '# Overfitted models and a well-trained one',
-                'Mode dual, 48 pixels, simulated cohort, small demo network; images for the masks of test patients, which no model has seen. Calibrated with the validation patients, false-alarm rate 1 %. '
-                f'A model is overfitted where its loss is much smaller for training slices than for held-out ones. {r["about"]}',
+                'Mode dual, 48 pixels, simulated cohort, small demo network; images for the masks of test patients, '
+                'which no model has seen. Calibrated with the validation patients, false-alarm rate 1 %. A model is '
+                'overfitted where its loss is much smaller for training slices than for held-out ones. '
+                f'{r["about"]}',
                 markdown_table(
                     [
                         '',
@@ -327,7 +414,7 @@ def overfit_report(r):
                         'ratio in pixels, median (5th to 95th percentile)',
                         'threshold',
                         'membership AUC',
-                        'verdict',
+                        'evidence',
                     ],
                     rows,
                 ),
@@ -337,7 +424,7 @@ def overfit_report(r):
     )
 
 
-# --- speed --------------------------------------------------------------------------------------------------------------------------
+# --- speed ---
 
 
 class Made:
@@ -406,7 +493,7 @@ def plain(images, train):
 
 
 def ours(images, train):
-    f = Pixels(
+    f = PixelSearch(
         [torch.from_numpy(train[i : i + 256]) for i in range(0, len(train), 256)],
         np.arange(len(train)),
         0,
@@ -419,7 +506,7 @@ def ours(images, train):
 def race(size, n, m, rounds, seed, clock):
     "Seconds of both ways in each round, and how far they agree."
     images, train = Made(n, size, seed)[range(n)], Made(m, size, seed + 1)[range(m)]
-    shift, seconds, got = default_shift(size), defaultdict(list), {}
+    shift, seconds, got = largest_shift(size), defaultdict(list), {}
     images[: n // 4] = plant(
         train[: n // 4], 'mirrored, shifted, scaled, noise 0.05', np.random.default_rng(seed), shift
     )
@@ -455,11 +542,11 @@ def race(size, n, m, rounds, seed, clock):
 def full(n, m, size, seed):
     "The full size once: seconds by part and the peak of memory."
     clock, cpu = time.perf_counter(), time.process_time()
-    train = Pictures(Made(m, size, seed + 1), 'train')
+    train = ImageSource(Made(m, size, seed + 1), 'train')
     groups = np.arange(m) // 30
-    index = Pixels(train.batches(), groups, default_shift(size), (size, size))
+    index = PixelSearch(train.batches(), groups, largest_shift(size), (size, size))
     built = time.perf_counter() - clock, time.process_time() - cpu
-    images, seen = Pictures(Made(n, size, seed), 'images'), 0
+    images, seen = ImageSource(Made(n, size, seed), 'images'), 0
     for batch in images.batches():
         index.find(batch)
         seen += len(batch)
@@ -504,7 +591,9 @@ def speed_report(r):
     ]
     parts = [
         '# Speed of the search for copies',
-        f'Pixels under shifts and mirror images, two sequences. Plain loops go over images, mirror images and the 49 small shifts after the same alignment, with one product with all training images for each. {"CPU seconds" if r["clock"] == "cpu" else "Seconds"} on the given threads, both ways in turn; '
+        'Pixels under shifts and mirror images, two sequences. Plain loops go over images, mirror images and the 49 '
+        'small shifts after the same alignment, with one product with all training images for each. '
+        f'{"CPU seconds" if r["clock"] == "cpu" else "Seconds"} on the given threads, both ways in turn; '
         f'median (quartiles) over the rounds, and of the ratio within a round. {r["about"]}',
         markdown_table(
             [
@@ -519,16 +608,20 @@ def speed_report(r):
             ],
             rows,
         ),
-        'A quarter of the images are copies (mirrored, shifted, scaled, noisy); of these all have the same nearest image in both ways.',
+        'A quarter of the images are copies (mirrored, shifted, scaled, noisy); of these all have the same nearest '
+        'image in both ways.',
     ]
     if f := r['full']:
         parts.append(
-            f'**Full size**: {f["images"]} images against {f["train"]} training images of {f["patients"]} patients, {f["size"]} × {f["size"]} pixels, two sequences: {f["wall"]:.0f} s of the clock, {f["cpu"]:.0f} CPU seconds, {f["peak_gib"]:.2f} GiB at most in memory with everything that is imported ({f["index_gib"]:.2f} GiB of it the index). Making the random pictures is included.'
+            f'**Full size**: {f["images"]} images against {f["train"]} training images of {f["patients"]} patients, '
+            f'{f["size"]} × {f["size"]} pixels, two sequences: {f["wall"]:.0f} s of the clock, {f["cpu"]:.0f} CPU '
+            f'seconds, {f["peak_gib"]:.2f} GiB at most in memory with everything that is imported '
+            f'({f["index_gib"]:.2f} GiB of it the index). Making the random pictures is included.'
         )
     return '\n\n'.join(parts) + '\n'
 
 
-# --- command line -------------------------------------------------------------------------------------------------------------------
+# --- command line ---
 
 PARTS = dict(planted=(planted, planted_report), overfit=(overfit, overfit_report), speed=(speed, speed_report))
 
@@ -554,7 +647,8 @@ def arguments():
         type=int,
         nargs='*',
         default=[12, 40],
-        help='overfit: lengths of the training on few slices, in epochs of as many steps as those of the demo model (default: %(default)s)',
+        help='overfit: lengths of the training on few slices, in epochs of as many steps as those of the demo model '
+        '(default: %(default)s)',
     )
     p.add_argument('--images', type=int, default=100, help='overfit: images of each model (default: %(default)s)')
     p.add_argument(
@@ -585,7 +679,8 @@ def arguments():
         '--clock',
         choices=CLOCKS,
         default='wall',
-        help='speed: cpu counts CPU seconds, for a machine that others use, with OMP_NUM_THREADS=1 (default: %(default)s)',
+        help='speed: cpu counts CPU seconds, for a machine that others use, with OMP_NUM_THREADS=1 '
+        '(default: %(default)s)',
     )
     return p.parse_args()
 
@@ -593,9 +688,10 @@ def arguments():
 def main():
     a = arguments()
     work, report = PARTS[a.part]
-    result = work(a) | dict(
-        about=f'{os.cpu_count()} cores, {torch.get_num_threads()} thread{"s" * (torch.get_num_threads() > 1)}; medgen {version("medgen")}, torch {version("torch")}; seed {a.seed}.'
-    )
+    threads = torch.get_num_threads()
+    machine = f'{os.cpu_count()} cores, {threads} thread{"" if threads == 1 else "s"}'
+    versions = f'medgen {version("medgen")}, torch {version("torch")}'
+    result = work(a) | dict(about=f'{machine}; {versions}; seed {a.seed}.')
     a.out.mkdir(parents=True, exist_ok=True)
     (a.out / f'memorization-{a.part}-{a.name}.json').write_text(json.dumps(result, indent=1) + '\n')
     (a.out / f'memorization-{a.part}-{a.name}.md').write_text(report(result))

@@ -6,14 +6,16 @@ Example, MRI whose BRAVO files are missing:
   python benchmarks/min_snr.py --data-dir DIR --seeds 1,2 mode=dual model=demo training=demo epochs=8
 """
 
-import argparse, json
+import argparse
+import json
 from pathlib import Path
 
 import numpy as np
 
-from medgen.config import compose_config, markdown_table, versions
-from medgen.launch import open_store
-from medgen.trainer import DiffusionTrainer
+from medgen.core.config import compose_config, versions
+from medgen.core.show import markdown_table
+from medgen.data.store import open_store
+from medgen.diffusion.trainer import DiffusionTrainer
 
 
 def run(folder: Path, overrides: list[str]) -> dict:
@@ -32,7 +34,10 @@ def table(results: dict) -> str:
         for key, name in (('val_mse', 'held-out loss'), ('swd', 'distance of samples')):
             seeds = [seed for s, on, seed in results if s == strategy and on]
             off, on = [np.array([results[strategy, use, seed][key] for seed in seeds]) for use in (False, True)]
-            show = lambda values, sign='': ', '.join(f'{v:{sign}.3f}' for v in values)
+
+            def show(values, sign=''):
+                return ', '.join(f'{v:{sign}.3f}' for v in values)
+
             rows.append([strategy, name, show(off), show(on), show(on - off, '+')])
     return markdown_table(['strategy', 'measure', 'plain', 'Min-SNR', 'change by Min-SNR, per seed'], rows)
 

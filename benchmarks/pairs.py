@@ -1,11 +1,17 @@
 #!/usr/bin/env python
 """Speed of diversity over all pairs of pictures, side by side with plain loops over the libraries.
 
-All contenders measure the same random pictures in one process in rotation, so that a machine whose speed drifts slows all of them; the
-figure to read is the ratio within a round. A loop is timed on its first pairs, as the time of a pair does not depend on the pair; medgen
-on all pairs, its work per picture included. LPIPS needs its networks (`medgen-weights fetch alexnet`, `vgg16`, or the folder MEDGEN_WEIGHTS)."""
+All contenders measure the same random pictures in one process in rotation, so that a machine whose speed drifts
+slows all of them; the figure to read is the ratio within a round. A loop is timed on its first pairs, as the time
+of a pair does not depend on the pair; medgen on all pairs, its work per picture included. LPIPS needs its
+networks (`medgen-weights fetch alexnet`, `vgg16`, or the folder MEDGEN_WEIGHTS)."""
 
-import argparse, json, os, sys, time, warnings
+import argparse
+import json
+import os
+import sys
+import time
+import warnings
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,17 +20,19 @@ import numpy as np
 import torch
 from monai.metrics import MultiScaleSSIMMetric
 
-from medgen.config import markdown_table
-from medgen.metrics import NETS, PAIRS, ms_ssim_weights, pair_values
-from medgen.weights import import_torchvision, load_network
+from medgen.core.show import markdown_table
+from medgen.metrics.diversity import DIVERSITY_MEASURES, pair_values
+from medgen.metrics.pairs import NETS, ms_ssim_weights
+from medgen.metrics.weights import import_torchvision, load_network
 
 import_torchvision()  # which lpips imports
 import lpips
 
 GOAL = 5
 CLOCKS = dict(wall=time.perf_counter, cpu=time.process_time)
+CLOCK_TEXTS = dict(wall='that of the clock', cpu='CPU seconds of the process, as others used the machine')
 
-# --- the contenders: each a function of lists of pairs that returns their values -------------------------------------------------
+# --- the contenders: each a function of lists of pairs that returns their values ---
 
 
 def package_lpips(net):
@@ -41,7 +49,10 @@ def package_lpips(net):
 
 def gray_lpips(model):
     "LPIPS of one-channel pictures in [0, 1]."
-    rgb = lambda x: x.expand(-1, 3, -1, -1)
+
+    def rgb(x):
+        return x.expand(-1, 3, -1, -1)
+
     return lambda a, b: model(rgb(a), rgb(b), normalize=True).flatten()
 
 
@@ -79,12 +90,12 @@ def pairwise(compare, x, batch):
 
 def medgen(measure, x):
     def run(i, j):
-        return pair_values(x, PAIRS[measure](x.shape[1:]), i, j)
+        return pair_values(x, DIVERSITY_MEASURES[measure](), i, j)
 
     return run
 
 
-# --- the race -------------------------------------------------------------------------------------------------------------------
+# --- the race ---
 
 
 def pictures(n, size, seed):
@@ -138,7 +149,7 @@ def race(measure, size, n, timed, rounds, batch, seed, clock):
     )
 
 
-# --- the report -------------------------------------------------------------------------------------------------------------------
+# --- the report ---
 
 
 def spread(values, form='{:.3g}'):
@@ -165,7 +176,8 @@ def setting_report(r):
     return '\n\n'.join(
         [
             f'## {r["measure"]}, {r["size"]} pixels{scales}',
-            f'{r["pictures"]} pictures, {r["pairs"]} pairs, loops timed on {r["timed"]} of them; {r["rounds"]} rounds. Values {r["value"][0]:.3f} to {r["value"][1]:.3f}. '
+            f'{r["pictures"]} pictures, {r["pairs"]} pairs, loops timed on {r["timed"]} of them; {r["rounds"]} '
+            f'rounds. Values {r["value"][0]:.3f} to {r["value"][1]:.3f}. '
             f'Goal {GOAL} times as fast as the fastest loop: {"met" if fastest >= GOAL else "missed"} ({fastest:.1f}).',
             markdown_table(['contender', 'pairs/s', 'medgen is faster by', 'largest difference of a value'], rows),
             *(
@@ -184,7 +196,9 @@ def report(result):
             [
                 '# Speed of diversity over pairs',
                 f'{about["machine"]}, {about["threads"]} threads; {about["versions"]}; seed {about["seed"]}. '
-                f'Time is {dict(wall="that of the clock", cpu="CPU seconds of the process, as others used the machine")[about["clock"]]}. Contenders in rotation in one process; median (quartiles) over the rounds. '
+                'Time is '
+                f'{CLOCK_TEXTS[about["clock"]]}. '
+                'Contenders in rotation in one process; median (quartiles) over the rounds. '
                 '"medgen is faster by" is the ratio within a round.',
                 *[setting_report(r) for r in result['settings']],
             ]
@@ -225,7 +239,10 @@ def arguments():
         '--clock',
         choices=list(CLOCKS),
         default='wall',
-        help='cpu counts the CPU seconds of the process: for a machine that others use, with OMP_NUM_THREADS=1 (default: %(default)s)',
+        help=(
+            'cpu counts the CPU seconds of the process: for a machine that others use, with OMP_NUM_THREADS=1 '
+            '(default: %(default)s)'
+        ),
     )
     p.add_argument('--seed', type=int, default=42, help='(default: %(default)s)')
     return p.parse_args()

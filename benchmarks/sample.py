@@ -1,11 +1,17 @@
 #!/usr/bin/env python
 """Sampling speed of medgen, side by side with MONAI's DiffusionInferer and a pipeline of diffusers.
 
-All contenders draw images with the same network, for the same masks, in as many evaluations, in one process in rotation, so that a
-machine whose speed drifts slows all of them; the figure to read is the ratio within a round. With --checkpoints it also compares
-images in bfloat16 with images in float32."""
+All contenders draw images with the same network, for the same masks, in as many evaluations, in one process in
+rotation, so that a machine whose speed drifts slows all of them; the figure to read is the ratio within a round.
+With --checkpoints it also compares images in bfloat16 with images in float32."""
 
-import argparse, json, re, subprocess, sys, time, warnings
+import argparse
+import json
+import re
+import subprocess
+import sys
+import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -13,23 +19,24 @@ import torch
 from monai.inferers import DiffusionInferer
 from monai.networks import schedulers
 from omegaconf import OmegaConf
-
-from medgen.config import compose_config, markdown_table
-from medgen.inference import InferenceNetwork, forward_copy, inference_network
-from medgen.launch import open_store
-from medgen.metrics import sliced_wasserstein
-from medgen.modes import make_mode
-from medgen.networks import count_weights, make_network
-from medgen.sampling import image_noise, sample
-from medgen.strategies import make_strategy
-from medgen.trainer import load_model
-from medgen.weights import import_torchvision
 from train import DEVICE, GPU, machine, package, spread, sync
+
+from medgen.core.config import compose_config
+from medgen.core.show import markdown_table
+from medgen.data.store import open_store
+from medgen.diffusion.inference import InferenceNetwork, forward_copy, inference_network
+from medgen.diffusion.model import load_model
+from medgen.diffusion.modes import make_mode
+from medgen.diffusion.networks import count_weights, make_network
+from medgen.diffusion.sampling import image_noise, sample
+from medgen.diffusion.strategies import make_strategy
+from medgen.metrics.sliced_wasserstein import sliced_wasserstein
+from medgen.metrics.weights import import_torchvision
 
 import_torchvision()  # which diffusers imports
 import diffusers
 
-# --- the contenders -----------------------------------------------------------------------------------------------------
+# --- the contenders ---
 
 
 class Setting:
@@ -189,9 +196,10 @@ CONTENDERS = {
     'medgen, the other attention': lambda s: medgen(s, tweak=other_attention),
 }
 
-# --- the race -----------------------------------------------------------------------------------------------------------
+# --- the race ---
 
 CLOCKS = dict(wall=time.perf_counter, cpu=time.process_time)
+CLOCK_TEXTS = dict(wall='that of the clock', cpu='CPU seconds of the process, as others used the machine')
 
 
 def race(runs, rounds, images, clock):
@@ -223,9 +231,11 @@ def network_share(s):
             sync()
             spent[0] += time.perf_counter() - start
 
-    run = lambda: sample(
-        clocked, s.strategy, s.mode, s.noise, s.condition, num_steps=s.a.evaluations, batch_size=s.a.batch_size
-    )
+    def run():
+        return sample(
+            clocked, s.strategy, s.mode, s.noise, s.condition, num_steps=s.a.evaluations, batch_size=s.a.batch_size
+        )
+
     run()
     spent[0] = 0.0
     start = time.perf_counter()
@@ -236,9 +246,10 @@ def network_share(s):
 
 def memory_of(a):
     "Peak memory of a contender in MiB: of the GPU, or of the process beyond what imports and network take."
-    resident = lambda: (
-        int(re.search(r'VmHWM:\s+(\d+)', Path('/proc/self/status').read_text())[1]) / 2**10
-    )  # ru_maxrss would count the parent
+
+    def resident():  # ru_maxrss would count the parent
+        return int(re.search(r'VmHWM:\s+(\d+)', Path('/proc/self/status').read_text())[1]) / 2**10
+
     a.evaluations = min(a.evaluations, 3)  # memory does not grow with more; three include both arithmetics
     s = Setting(a)
     before = 0 if GPU else resident()
@@ -259,11 +270,12 @@ def in_child(a, name):
     return json.loads(done.stdout.splitlines()[-1])
 
 
-# --- what bfloat16 does to images of trained networks ---------------------------------------------------------------------
+# --- what bfloat16 does to images of trained networks ---
 
 
 def numerics(folder, evaluations=25, n=16):
-    "Images of a checkpoint in bfloat16 against float32, for the same noise and masks; their distances to real slices; batches of 1 and 3 against 8."
+    "Images of a checkpoint in bfloat16 against float32, for the same noise and masks; their distances to real"
+    "slices; batches of 1 and 3 against 8."
     network, strategy, mode, about = load_model(folder, DEVICE)
     cfg = OmegaConf.create(about['config'])
     store, names = open_store(cfg, progress=False), tuple(dict.fromkeys([*mode.images, *mode.condition]))
@@ -286,18 +298,24 @@ def numerics(folder, evaluations=25, n=16):
         'bfloat16 throughout': inference_network(network, DEVICE, 'bf16')[0],
         'bfloat16': inference_network(network, DEVICE, 'bf16', strategy=strategy)[0],
     }
-    gap = lambda x, y: dict(
-        mean=(x - y).abs().mean().item(),
-        largest=(x - y).abs().max().item(),
-        other_side=((x > 0.5) != (y > 0.5)).float().mean().item(),
-    )
+
+    def gap(x, y):
+        return dict(
+            mean=(x - y).abs().mean().item(),
+            largest=(x - y).abs().max().item(),
+            other_side=((x > 0.5) != (y > 0.5)).float().mean().item(),
+        )
+
     made, real = {k: images(v) for k, v in nets.items()}, real / 2 + 0.5
     exact, more, other = (
         made['float32'],
         images(nets['float32'], steps=evaluations + 1),
         images(nets['float32'], first=1000),
     )
-    swd = lambda x, y=real: sliced_wasserstein(x, y)['mean']
+
+    def swd(x, y=real):
+        return sliced_wasserstein(x, y)['mean']
+
     return dict(
         strategy=type(strategy).__name__.removesuffix('Strategy')
         + (f', {strategy.prediction}' if hasattr(strategy, 'prediction') else ''),
@@ -318,7 +336,7 @@ def numerics(folder, evaluations=25, n=16):
     )
 
 
-# --- the report -----------------------------------------------------------------------------------------------------------
+# --- the report ---
 
 
 def setting_report(r):
@@ -336,8 +354,10 @@ def setting_report(r):
     goal = '; '.join(f'against {n} {m:.2f}: {"met" if m >= about["goal"] else "missed"}' for n, m in rivals)
     return '\n\n'.join(
         [
-            f'## {about["model"]} network, {about["image_size"]} pixels, batch {about["batch_size"]}, {about["strategy"]}, {about["evaluations"]} evaluations',
-            f'{about["rounds"]} rounds, {about["weights"]:,} weights. medgen spends {100 * r["network_share"]:.1f} % of the time in the network. Goal {about["goal"]} times as fast: {goal}.',
+            f'## {about["model"]} network, {about["image_size"]} pixels, batch {about["batch_size"]}, '
+            f'{about["strategy"]}, {about["evaluations"]} evaluations',
+            f'{about["rounds"]} rounds, {about["weights"]:,} weights. medgen spends {100 * r["network_share"]:.1f} '
+            f'% of the time in the network. Goal {about["goal"]} times as fast: {goal}.',
             markdown_table(['contender', 'images/s', 'medgen is faster by', 'peak memory, MiB'], rows),
             'What medgen chose here: ' + '; '.join(f'{k} {v[0]}' for k, v in r['choices'].items()) + '.',
         ]
@@ -346,7 +366,10 @@ def setting_report(r):
 
 def numerics_report(rows, evaluations=25):
     "The Markdown of the comparison of arithmetics."
-    g = lambda d: f'{d["mean"]:.5f} / {d["largest"]:.3f} / {100 * d["other_side"]:.2f} %'
+
+    def g(d):
+        return f'{d["mean"]:.5f} / {d["largest"]:.3f} / {100 * d["other_side"]:.2f} %'
+
     first = [
         [r['images'], r['strategy'], r['data'], r['steps'], g(r['bf16']), g(r['throughout']), g(r['one_step_more'])]
         for r in rows
@@ -366,7 +389,8 @@ def numerics_report(rows, evaluations=25):
     return '\n\n'.join(
         [
             '## Images in bfloat16 against float32',
-            f'16 images of trained small networks, {evaluations} evaluations, the same noise and masks; image range 1. Mean difference / largest / pixels on the other side of one half.',
+            f'16 images of trained small networks, {evaluations} evaluations, the same noise and masks; image '
+            'range 1. Mean difference / largest / pixels on the other side of one half.',
             markdown_table(
                 [
                     'images',
@@ -379,7 +403,9 @@ def numerics_report(rows, evaluations=25):
                 ],
                 first,
             ),
-            'Sliced Wasserstein distances: to real slices of float32, bfloat16 and float32 from other noise; of bfloat16 and of other noise to float32. Then the largest difference of an image between batches of 1 or 3 and of 8.',
+            'Sliced Wasserstein distances: to real slices of float32, bfloat16 and float32 from other noise; of '
+            'bfloat16 and of other noise to float32. Then the largest difference of an image between batches of 1 '
+            'or 3 and of 8.',
             markdown_table(
                 [
                     'images',
@@ -403,8 +429,11 @@ def report(result):
     about = result['about']
     parts = [
         '# Sampling speed',
-        f'{about["machine"]}, {about["threads"]} threads; {about["versions"]}; seed {about["seed"]}. Time is {dict(wall="that of the clock", cpu="CPU seconds of the process, as others used the machine")[about["clock"]]}. Contenders in rotation in one process; median (quartiles) over the rounds. '
-        '"medgen is faster by" is the ratio within a round. Memory: each contender in a process of its own, beyond the network in float32 and the imports.',
+        f'{about["machine"]}, {about["threads"]} threads; {about["versions"]}; seed {about["seed"]}. Time is '
+        f'{CLOCK_TEXTS[about["clock"]]}. '
+        'Contenders in rotation in one process; median (quartiles) over the rounds. '
+        '"medgen is faster by" is the ratio within a round. Memory: each contender in a process of its own, beyond '
+        'the network in float32 and the imports.',
         *[setting_report(r) for r in result['settings']],
     ]
     return '\n\n'.join(parts + ([numerics_report(result['numerics'])] if result['numerics'] else [])) + '\n'
@@ -461,7 +490,10 @@ def arguments():
         '--clock',
         choices=list(CLOCKS),
         default='wall',
-        help='cpu counts the CPU seconds of the process: for a machine that others use, with OMP_NUM_THREADS=1 (default: %(default)s)',
+        help=(
+            'cpu counts the CPU seconds of the process: for a machine that others use, with OMP_NUM_THREADS=1 '
+            '(default: %(default)s)'
+        ),
     )
     p.add_argument('--seed', type=int, default=42, help='(default: %(default)s)')
     p.add_argument('--only', help='only contenders whose name contains this, and medgen itself')

@@ -1,33 +1,49 @@
 #!/usr/bin/env python
 """Training speed of medgen, side by side with a plain MONAI loop and with denoising-diffusion-pytorch.
 
-All contenders train on the same slices in one process, a few steps each in rotation, so that a machine whose speed drifts
-slows all of them; the figure to read is the ratio within a round. Rows that need a GPU are left out where there is none."""
+All contenders train on the same slices in one process, a few steps each in rotation, so that a machine whose speed
+drifts slows all of them; the figure to read is the ratio within a round. Rows that need a GPU are left out where there
+is none."""
 
-import argparse, copy, json, os, re, subprocess, sys, tempfile, time, warnings
+import argparse
+import copy
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import torch
+from contenders import DEVICE, GPU, Medgen, configure, contenders, sync
 from torch.utils.flop_counter import FlopCounterMode
 
-import medgen.trainer
-from contenders import DEVICE, GPU, Medgen, configure, contenders, sync
-from medgen.config import markdown_table
-from medgen.launch import open_store
-from medgen.networks import count_weights
-from medgen.trainer import DiffusionTrainer
+import medgen.diffusion.step
+from medgen.core.show import markdown_table
+from medgen.data.store import open_store
+from medgen.diffusion.networks import count_weights
+from medgen.diffusion.trainer import DiffusionTrainer
 
-# --- the race -----------------------------------------------------------------------------------------------------------
+# --- the race ---
 
 
 def build(a, names):
-    "Accelerate keeps its arithmetic per process: float32 contenders are made first, bfloat16 last, so that none changes that of another."
+    "Make the contenders: float32 first, bfloat16 last, since Accelerate keeps its arithmetic per process."
     makers, built = contenders(a), {}
-    for name in sorted(names, key=lambda n: ('bfloat16' in n) - ('float32' in n or 'denoising' in n)):
-        print(f"making {name}", file=sys.stderr)
+
+    def turn(name):
+        if 'bfloat16' in name:
+            return 1
+        return -1 if 'float32' in name or 'denoising' in name else 0
+
+    for name in sorted(names, key=turn):
+        print(f'making {name}', file=sys.stderr)
         built[name] = makers[name][0]()
     return {name: built[name] for name in names}
 
@@ -53,7 +69,7 @@ def race(built, rounds, steps):
     return speed, {n: None if c.waited is None else c.waited / seconds[n] for n, c in built.items()}
 
 
-# --- where the time goes ------------------------------------------------------------------------------------------------
+# --- where the time goes ---
 
 
 def time_budget(m, steps):
@@ -75,7 +91,7 @@ def time_budget(m, steps):
         setattr(owner, name, timed)
         undo.append((owner, name, inner))
 
-    clock(medgen.trainer, 'predict', 'forward')
+    clock(medgen.diffusion.step, 'predict', 'forward')
     clock(t, 'training_loss', loss)
     clock(t.accelerator, 'backward', 'backward')
     clock(t.accelerator, 'clip_grad_norm_', 'clipping')
@@ -120,7 +136,7 @@ def alone(layer, shape, dtype):
 
 
 def ceiling(m):
-    "What the machine can do: a big product and a big convolution, and every convolution and linear layer of a step by itself."
+    "What the machine can do: a big product, a big convolution, every convolution and linear layer of a step by itself."
     t, layers = m.trainer, {}
     dtype, kinds = (
         torch.bfloat16 if t.accelerator.mixed_precision == 'bf16' else torch.float32,
@@ -164,7 +180,7 @@ def budget(a):
     return dict(budget=time_budget(m, a.steps), ceiling=ceiling(m))
 
 
-# --- memory and cold start, each in a process of its own ------------------------------------------------------------------
+# --- memory and cold start, each in a process of its own ---
 
 
 def in_child(a, *extra):
@@ -180,11 +196,13 @@ def in_child(a, *extra):
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def resident():
+    "Peak memory of this process in MiB; ru_maxrss would count the parent."
+    return int(re.search(r'VmHWM:\s+(\d+)', Path('/proc/self/status').read_text())[1]) / 2**10
+
+
 def memory_of(a):
-    "Peak memory of a contender over its first steps in MiB: of the GPU, or of the process beyond what the imports take."
-    resident = lambda: (
-        int(re.search(r'VmHWM:\s+(\d+)', Path('/proc/self/status').read_text())[1]) / 2**10
-    )  # ru_maxrss would count the parent
+    "Peak memory of a contender over its first steps in MiB: of the GPU, or of the process beyond the imports."
     before, contender = 0 if GPU else resident(), contenders(a)[a.child][0]()
     contender.run(4)
     sync()
@@ -206,7 +224,7 @@ def write_cohort(folder, patients=140, slices=100, size=128):
 
 
 def cold_start(a):
-    "Seconds from a configuration to the first batch and, with --step, to the end of the first step, with slices that are stored already."
+    "Seconds from a configuration to the first batch and, with --step, to the end of the first step."
     changes = dict(model='demo', image_size=128) if a.step and not GPU else dict(model='unet')
     start, marks = time.perf_counter(), {}
 
@@ -233,16 +251,18 @@ def measure_cold_start(a):
     with tempfile.TemporaryDirectory() as folder:
         write_cohort(folder)
         os.environ['MEDGEN_CACHE'] = f'{folder}/cache'
-        child = lambda step: in_child(
-            argparse.Namespace(**vars(a) | dict(data_dir=folder)), '--child=cold', *['--step'] * step
-        )
+        here = argparse.Namespace(**vars(a) | dict(data_dir=folder))
         try:
-            return dict(once=child(False), full_network=child(GPU), small_network=None if GPU else child(True))
+            once = in_child(here, '--child=cold')
+            if GPU:
+                return dict(once=once, full_network=in_child(here, '--child=cold', '--step'), small_network=None)
+            full = in_child(here, '--child=cold')
+            return dict(once=once, full_network=full, small_network=in_child(here, '--child=cold', '--step'))
         finally:
             del os.environ['MEDGEN_CACHE']
 
 
-# --- the report -----------------------------------------------------------------------------------------------------------
+# --- the report ---
 
 
 def machine():
@@ -288,10 +308,14 @@ def report(r):
     ]
     rows += [[name, why, '', '', ''] for name, why in r['left_out'].items()]
     total, c = sum(r['budget'].values()), r['ceiling']
+    title = f'{about["model"]} network, {about["image_size"]} pixels, batch {about["batch_size"]}, {about["strategy"]}'
+    alone_ms = c['layers_alone_ms']
     parts = [
-        f'# Training speed, {about["model"]} network, {about["image_size"]} pixels, batch {about["batch_size"]}, {about["strategy"]}',
-        f'{about["machine"]}, {about["threads"]} threads; {about["versions"]}; seed {about["seed"]}, {about["slices"]} training slices, {about["weights"]}. '
-        f'{about["rounds"]} rounds of {about["steps"]} steps, contenders in rotation; median (quartiles) over the rounds. "medgen is faster by" is the ratio within a round.',
+        f'# Training speed, {title}',
+        f'{about["machine"]}, {about["threads"]} threads; {about["versions"]}; seed {about["seed"]}, '
+        f'{about["slices"]} training slices, {about["weights"]}. '
+        f'{about["rounds"]} rounds of {about["steps"]} steps, contenders in rotation; median (quartiles) over the '
+        'rounds. "medgen is faster by" is the ratio within a round.',
         '## Contenders',
         markdown_table(['contender', 'images/s', 'medgen is faster by', 'waiting for data', 'peak memory, MiB'], rows),
         'What medgen chose here: ' + '; '.join(f'{k} {v[0]}' for k, v in r['choices'].items()) + '.',
@@ -299,8 +323,10 @@ def report(r):
         markdown_table(
             ['stage', 'ms', 'share'], [[k, f'{v:.2f}', f'{100 * v / total:.1f} %'] for k, v in r['budget'].items()]
         ),
-        f'A step needs {c["gflop_per_step"]:.1f} GFLOP, that is {1000 * c["gflop_per_step"] / total:.0f} GFLOP/s. In {c["arithmetic"]} this machine multiplies big matrices with {c["product_gflops"]:.0f} GFLOP/s and '
-        f'convolves 128 channels with {c["convolution_gflops"]:.0f} GFLOP/s. All convolutions and linear layers of a step, each alone in its better layout, take {c["layers_alone_ms"]:.1f} ms, {100 * c["layers_alone_ms"] / total:.0f} % of the step.',
+        f'A step needs {c["gflop_per_step"]:.1f} GFLOP, that is {1000 * c["gflop_per_step"] / total:.0f} GFLOP/s. '
+        f'In {c["arithmetic"]} this machine multiplies big matrices with {c["product_gflops"]:.0f} GFLOP/s and '
+        f'convolves 128 channels with {c["convolution_gflops"]:.0f} GFLOP/s. All convolutions and linear layers of a '
+        f'step, each alone in its better layout, take {alone_ms:.1f} ms, {100 * alone_ms / total:.0f} % of the step.',
     ]
     if r['cold']:
         table = [

@@ -1,42 +1,55 @@
 #!/usr/bin/env python
-"""What segmenters learn from the images of trained models: train on synthetic, test on real, and what moves the result.
+"""What segmenters learn from the images of trained models: train on synthetic, test on real, and what moves the
+result.
 
-Takes run folders of image models (bravo, dual). Each draws one image for the mask of every training slice with a tumour and of half as many
-without, so that the real and the synthetic arm learn from the same masks in the same number. Segmenters are tested on all slices of the
-held-out patients. Images and segmenters are kept in --keep and found again, so the measurement can be interrupted. Examples:
+Takes run folders of image models (bravo, dual). Each draws one image for the mask of every training slice with a
+tumour and of half as many without, so that the real and the synthetic arm learn from the same masks in the same
+number. Segmenters are tested on all slices of the held-out patients. Images and segmenters are kept in --keep and
+found again, so the measurement can be interrupted. Examples:
 
   python benchmarks/utility.py runs/A --name simulated-dual --out benchmarks/results
-  python benchmarks/utility.py runs/A --vary runs/A,steps=4 runs/A,ema=false runs/B masks=runs/SEG --splits val test --name simulated-dual
+  python benchmarks/utility.py runs/A --vary runs/A,steps=4 runs/A,ema=false runs/B masks=runs/SEG \
+      --splits val test --name simulated-dual
 
-The first run gets all arms; each variation the synthetic arm alone, held against the same real one. A variation is RUN[,steps=N][,sampler=NAME]
-[,ema=false][,checkpoint=best], and masks=RUN takes a model of masks instead of the training masks. Unless told
-otherwise the last checkpoint is taken, so that nothing was chosen by looking at the patients that test.
-"""
+The first run gets all arms; each variation the synthetic arm alone, held against the same real one. A variation
+is RUN[,steps=N][,sampler=NAME] [,ema=false][,checkpoint=best], and masks=RUN takes a model of masks instead of
+the training masks. Unless told otherwise the last checkpoint is taken, so that nothing was chosen by looking at
+the patients that test."""
 
-import argparse, hashlib, json, os, time
+import argparse
+import hashlib
+import json
+import os
+import time
 from pathlib import Path
 
 import numpy as np
 import torch
+from frontier import mean_slice
 from omegaconf import OmegaConf
 
-from medgen.config import markdown_table, versions, write_atomic
-from medgen.data import MASK
-from medgen.frontier import mean_slice
-from medgen.inference import inference_network
-from medgen.launch import open_store
-from medgen.modes import to_network
-from medgen.sampling import image_noise, sample
-from medgen.strategies import RFlowStrategy
-from medgen.trainer import load_model
-from medgen.segmenter import Labelled
-from medgen.utility import Cohorts, arm_facts, shares, utility, utility_facts
+from medgen.core.config import versions
+from medgen.core.files import write_atomic
+from medgen.core.show import markdown_table
+from medgen.data.slices import MASK
+from medgen.data.store import open_store
+from medgen.diffusion.inference import inference_network
+from medgen.diffusion.model import load_model
+from medgen.diffusion.modes import to_network
+from medgen.diffusion.sampling import image_noise, sample
+from medgen.diffusion.strategies import RFlowStrategy
+from medgen.evaluation.utility import LabelledSets, faithfulness_difference, goal_reached, shares, utility
+from medgen.metrics.masks import strata_names
+from medgen.metrics.segmenter import Labelled, convergence
 
 
 def machine() -> str:
     "What the numbers were taken on."
     gpu = torch.cuda.is_available()
-    return f'{torch.cuda.get_device_name() if gpu else f"CPU with {os.cpu_count()} cores"}, {torch.get_num_threads()} threads'
+    return (
+        f'{torch.cuda.get_device_name() if gpu else f"CPU with {os.cpu_count()} cores"}, {torch.get_num_threads()} '
+        'threads'
+    )
 
 
 class Generator:
@@ -150,6 +163,46 @@ def real_slices(store, mode, rows) -> Labelled:
     )
 
 
+def plain(x) -> dict:
+    "A number with the ends of its interval, or the reason why there is none."
+    if np.isnan(x.value):
+        return dict(reason=x.reason)
+    return {k: None if np.isnan(v) else round(float(v), 5) for k, v in zip(('value', 'low', 'high'), x)}
+
+
+def arm_facts(u, arm: str) -> dict:
+    "The numbers of an arm."
+    curve, lesions = np.mean(u.arms[arm].curves, 0), u.arms[arm].counts.lesions
+    loss, dice = curve[:, 1:].round(4).T.tolist()
+    strata = {
+        name: dict(
+            lesions=int(lesions[:, k].sum()),
+            found=plain(u.number(arm, 'sensitivity', k)),
+            false=plain(u.number(arm, 'false', k)),
+        )
+        for k, name in enumerate(strata_names()[:-1])
+    }
+    facts = dict(
+        arm=arm,
+        dice=plain(u.number(arm)),
+        lesions_found=plain(u.number(arm, 'sensitivity')),
+        false_per_slice=plain(u.number(arm, 'false')),
+        strata=strata,
+        convergence=convergence(u.arms[arm].curves)[1],
+        curve=dict(step=curve[:, 0].astype(int).tolist(), loss=loss, dice=dice),
+    )
+    if arm != 'real':
+        ratio = u.ratio(arm)
+        facts |= dict(difference=plain(u.difference(arm)), ratio=plain(ratio), goal=goal_reached(ratio, u.goal))
+    return facts
+
+
+def faithfulness_facts(u) -> dict:
+    "Agreement of the real-trained segmenters with the masks."
+    facts = {k: {m: plain(u.faithfulness(k, m)) for m in ('pooled', 'sensitivity', 'false')} for k in u.faithful}
+    return facts | {'synthetic less held-out': dict(pooled=plain(faithfulness_difference(u)))}
+
+
 def measure(a) -> dict:
     "All arms for the first model, the synthetic arm for each variation."
     main = Generator(a.run, a)
@@ -169,7 +222,7 @@ def measure(a) -> dict:
         if (generator.store.fingerprint, generator.mode.images) != (main.store.fingerprint, main.mode.images):
             raise SystemExit(f'{text}: trained on other data or sequences than {a.run}')
         u = utility(
-            Cohorts(real, generator.draw(rows), held, tuple(main.mode.images)),
+            LabelledSets(real, generator.draw(rows), held, tuple(main.mode.images)),
             tuple(a.arms) if k == 0 else ('real', 'synthetic'),
             **kwargs,
         )
@@ -178,12 +231,12 @@ def measure(a) -> dict:
                 model=generator.label,
                 run=generator.folder.parent.name,
                 arms=[arm_facts(u, arm) for arm in u.arms if k == 0 or arm != 'real'],
-                faithfulness=utility_facts(u)['faithfulness'],
+                faithfulness=faithfulness_facts(u),
             )
         )
         print(generator.label, {x['arm']: x['dice']['value'] for x in results[-1]['arms']}, flush=True)
         write_atomic(a.keep / f'{a.name}.json', json.dumps(results, indent=1))
-    s = u.arms['real'].scores
+    s = u.arms['real'].counts
     return dict(
         data='simulated cohort' if main.store.is_simulated else 'MRI',
         mode=main.config.choices.mode,
@@ -276,8 +329,12 @@ def report(everything: dict) -> str:
         ]
         parts += [
             f'## {name}',
-            f'{r["data"]}, mode {r["mode"]} ({", ".join(r["sequences"])}), {r["pixels"]} x {r["pixels"]} pixels of {r["pixel_mm"]:g} mm. Pools of {t["slices"]} slices ({t["with_lesion"]} with a lesion) of {t["patients"]} training patients and as many synthetic ones; '
-            f'{s["steps"]} steps with {s["batch_size"]} images in every arm, {s["seeds"]} seeds. Test: {h["slices"]} slices of {h["patients"]} held-out patients ({" and ".join(r["splits"])}; {h["with_lesion"]} with a lesion), {h["lesions"]} lesions. 95 % intervals over patients and seeds.',
+            f'{r["data"]}, mode {r["mode"]} ({", ".join(r["sequences"])}), {r["pixels"]} x {r["pixels"]} pixels of '
+            f'{r["pixel_mm"]:g} mm. Pools of {t["slices"]} slices ({t["with_lesion"]} with a lesion) of '
+            f'{t["patients"]} training patients and as many synthetic ones; '
+            f'{s["steps"]} steps with {s["batch_size"]} images in every arm, {s["seeds"]} seeds. Test: '
+            f'{h["slices"]} slices of {h["patients"]} held-out patients ({" and ".join(r["splits"])}; '
+            f'{h["with_lesion"]} with a lesion), {h["lesions"]} lesions. 95 % intervals over patients and seeds.',
             arms_table(r),
             '\n'.join(curves),
             'Mask faithfulness: segmenters of the real arm, on slices with a lesion.',

@@ -1,0 +1,1 @@
+"The commands: thin front doors of the other rooms."

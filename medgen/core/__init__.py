@@ -1,0 +1,1 @@
+"Files, tables and progress, parameters, processes: what every other room uses."

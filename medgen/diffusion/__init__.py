@@ -1,0 +1,1 @@
+"Strategies, modes, networks, optimisers, samplers, and the trainer with its checkpoints and report."

@@ -1,0 +1,1 @@
+"A synthetic dataset held against held-out and training patients, and what a reader may conclude."
