@@ -268,7 +268,7 @@ def plot_spectra(
                 ax.plot(at, mean / scale, color=COLOURS[label], lw=1.3, label=_label(label, images))
         pair[0].set(title=name, yscale='log', ylabel='power')
         pair[1].set(yscale='log', xlabel='cycles per mm', ylabel='ratio to held-out')
-        pair[1].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        pair[1].yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
         pair[1].yaxis.set_major_formatter('{x:g}')
         pair[1].minorticks_off()
     axs[0, -1].legend()
