@@ -5,19 +5,25 @@
 # %% auto #0
 __all__ = ['CONFIG_DIR', 'GROUP_ALIASES', 'JOBS', 'ConfigError', 'Leaf', 'read_leaves', 'group_choices', 'find_class', 'nearest',
            'registered', 'check_value', 'resolve_name', 'parse_overrides', 'compose_config', 'run_parameters',
-           'config_table', 'versions', 'git_revision', 'start_run', 'help_text']
+           'config_table', 'versions', 'git_revision', 'start_run', 'writing_to', 'name_unknown_user', 'help_text']
 
-# %% ../../nbs/core/02_config.ipynb #9b980c4e
+# %% ../../nbs/core/02_config.ipynb #35b24af9
 import difflib
+import errno
+import getpass
 import importlib
 import json
 import os
 import platform
 import re
+import shlex
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 import warnings
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
@@ -37,6 +43,14 @@ GROUP_ALIASES = {'compute': 'paths'}  # the name by which users know the group
 JOBS = dict(train='config', generate='generate', evaluate='evaluate')  # the primary YAML file of each job
 _DEMOS = dict(train='demo', generate='generate_demo', evaluate='evaluate_demo')  # the one for want of any input
 _INPUTS = dict(train=('paths.data_dir',), generate=('seg_model', 'image_model'), evaluate=('synthetic_dir',))
+
+
+def _environment(name, default):
+    "A variable of the environment; one that is set to nothing counts as not set."
+    return os.environ.get(name) or default
+
+
+OmegaConf.register_new_resolver('medgen.env', _environment, replace=True)  # `${medgen.env:MEDGEN_DATA,null}`
 
 
 class ConfigError(ValueError):
@@ -161,8 +175,12 @@ _KINDS = {
     float: 'a number',
     str: 'text',
     list: 'a list',
-    dict: 'a map name: value',
+    dict: 'a map such as {bravo: "*t1c.nii.gz"}',
 }
+_UNQUOTED = (
+    '; give a name that looks like one as -r NAME VALUE to papermill and medgen-slurm (-p makes numbers of it), '
+    'and in quotes in a YAML file'
+)
 
 
 def _convert(value, kind):
@@ -171,13 +189,13 @@ def _convert(value, kind):
         number = float(value)
         if kind is float or number == int(number):
             return kind(number)
-    elif kind is bool and str(value).lower() in ('true', 'false'):
-        return str(value).lower() == 'true'
+    elif kind is bool and isinstance(_from_yaml(str(value)), bool):
+        return _from_yaml(str(value))
     elif kind is list and isinstance(value, (list, tuple)):
         return list(value)
     elif kind is dict and isinstance(value, dict):
         return dict(value)
-    elif kind is str and isinstance(value, (str, os.PathLike)):
+    elif kind is str and isinstance(value, (str, os.PathLike)) and str(value):
         return str(value)
     raise ValueError(value)
 
@@ -191,24 +209,29 @@ def _keeps(value, rule):
     return True
 
 # %% ../../nbs/core/02_config.ipynb #ffd5f6c8
-def _listed(value):
-    "A list or map that is written as text, as papermill hands it over; the text itself if it is not one."
-    if isinstance(value, str) and value[:1] in ('[', '{'):
-        try:
-            return yaml.safe_load(value)
-        except yaml.YAMLError:
-            return value
-    return value
+def _from_yaml(text):
+    "What a text says in YAML; the text itself if that is not YAML."
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+
+
+def _listed(value, kind=None):
+    "A list or map that is written as text, in YAML or, a list, as `a,b`."
+    if not isinstance(value, str):
+        return value
+    if value[:1] in ('[', '{'):
+        return _from_yaml(value)
+    return _from_yaml(f'[{value}]') if kind is list and value else value
 
 
 def _check_registered(leaf, value, refuse, word):
-    "A name, or a list of names (also from `a,b`), that the registry of the rule holds, or dotted paths."
+    "A name, or a list of names, that the registry of the rule holds, or dotted paths."
     if leaf.rule.startswith('one'):
         registered(value, _registry_of(leaf.rule), leaf.name)
         return value
-    value = _listed(value)
-    if isinstance(value, str):
-        value = [v.strip() for v in value.split(',')]
+    value = _listed(value, list)
     if not isinstance(value, (list, tuple)):
         refuse(f'{_KINDS[list]} is needed')
     for name in value:
@@ -217,14 +240,25 @@ def _check_registered(leaf, value, refuse, word):
     return list(value)
 
 # %% ../../nbs/core/02_config.ipynb #5e1b60c6
+def _check_kind(leaf, value, kind, refuse):
+    "`value` as that kind; a text in quotes is meant where a number came."
+    try:
+        return _convert(_listed(value, kind) if kind in (list, dict) else value, kind)
+    except (TypeError, ValueError, OverflowError):
+        number = kind is str and isinstance(value, (bool, int, float))
+        refuse(f'{_KINDS[kind]} is needed{_UNQUOTED if number else ""}')
+
+
 def check_value(leaf: Leaf, value):
-    "`value` in the type of the parameter, or a ConfigError."
+    "`value`, which may be text, in the type of the parameter, or a ConfigError."
 
     def refuse(problem):
         raise ConfigError(f'{leaf.name}={value!r}: {problem}. ({leaf.meaning}; default {leaf.default})') from None
 
     rule, _, word = leaf.rule.partition(' or ')  # a word that may stand for the value, such as auto
-    if value is None and (leaf.default is None or word == 'null') or word and value == word:
+    if word == 'null' and value in (None, 'null'):
+        return None
+    if value is None and leaf.default is None or word and value == word:
         return value
     if ' of ' in rule:  # a registry, which is imported only if there is something to check
         return value if value == leaf.default else _check_registered(leaf, value, refuse, word)
@@ -236,38 +270,37 @@ def check_value(leaf: Leaf, value):
         return value
     number = word and leaf.default in (word, None)
     kind = dict(str=str, list=list, map=dict).get(rule, float if number else type(leaf.default))
-    if kind not in _KINDS:
-        return value  # a user's own parameter whose default is null
-    try:
-        converted = _convert(_listed(value) if kind in (list, dict) else value, kind)
-    except (TypeError, ValueError, OverflowError):
-        refuse(f'{_KINDS[kind]} is needed')
-    if not _keeps(converted, rule):
+    if kind not in _KINDS:  # a user's own parameter whose default is null
+        return _from_yaml(value) if isinstance(value, str) else value
+    value = _check_kind(leaf, value, kind, refuse)
+    if not _keeps(value, rule):
         refuse(f'must be {leaf.rule}')
-    return converted
+    return value
 
 # %% ../../nbs/core/02_config.ipynb #f94ba56a
 def resolve_name(name: str, leaves: dict, groups: dict, job: str = 'train') -> str:
-    "The group or the dotted parameter that a flat or dotted name stands for."
+    "The group, the dotted parameter, or the entry of a map that a flat or dotted name stands for."
     name = GROUP_ALIASES.get(name, name)
     if name in groups:
         return name
-    leaf = leaves.get(name.rpartition('.')[2])
-    if leaf and name in (leaf.name, leaf.dotted):
-        return leaf.dotted
+    owner, _, key = name.rpartition('.')
+    for known, entry in ((name, ''), (owner, f'.{key}')):
+        leaf = leaves.get(known.rpartition('.')[2])
+        if leaf and known in (leaf.name, leaf.dotted) and (not entry or leaf.rule.startswith('map')):
+            return leaf.dotted + entry
     aliases = [a for a, g in GROUP_ALIASES.items() if g in groups]
     allowed = [*leaves, *groups, *aliases, *[l.dotted for l in leaves.values()]]
     raise ConfigError(f'unknown parameter {name!r}.{nearest(name, allowed)} `medgen-{job} --help` lists them all.')
 
 
 def parse_overrides(overrides: list[str]) -> dict:
-    "Overrides such as `training.epochs=2` as a dict; values are YAML."
+    "Overrides such as `training.epochs=2` as a dict; values stay text."
     values = {}
-    for override in overrides.split() if isinstance(overrides, str) else overrides:
+    for override in shlex.split(overrides) if isinstance(overrides, str) else overrides:
         name, is_override, value = str(override).partition('=')
         if not is_override:
             raise ConfigError(f'override {override!r}: the form is name=value, for example training.epochs=2')
-        values[name.strip()] = yaml.safe_load(value)
+        values[name.strip()] = value
     return values
 
 # %% ../../nbs/core/02_config.ipynb #70f42d06
@@ -293,7 +326,9 @@ def _put(cfg, values, leaves):
             owner = f'{leaf.group}={cfg.choices[leaf.group]}'
             hint = nearest(leaf.name, cfg[leaf.group])
             raise ConfigError(f'{leaf.name}={value!r}: {owner} has no such parameter.{hint}')
-        OmegaConf.update(cfg, dotted, check_value(leaf, value), merge=False)
+        if isinstance(value, dict):  # the entries that were not typed stay
+            value = {**(OmegaConf.select(cfg, dotted) or {}), **value}
+        OmegaConf.update(cfg, dotted, value, merge=False)
     return cfg
 
 # %% ../../nbs/core/02_config.ipynb #83d46af5
@@ -311,16 +346,31 @@ def _run_config(run, choices):
     return cfg
 
 
-def _split_values(values, leaves, groups, job):
-    "What was typed, as choices of groups and as values of dotted parameters."
-    values = {resolve_name(k, leaves, groups, job): v for k, v in values.items()}
-    choices = {k: v for k, v in values.items() if k in groups}
+def _check_choices(choices, groups):
+    "Each group must have the choice."
     for group, choice in choices.items():
         if choice not in groups[group]:
             known_as = {v: k for k, v in GROUP_ALIASES.items()}.get(group, group)
             allowed = f'allowed are {", ".join(groups[group])}.{nearest(choice, groups[group])}'
             raise ConfigError(f'{known_as}={choice!r}: {allowed}')
-    return choices, {k: v for k, v in values.items() if k not in groups}
+
+
+def _split_values(typed, leaves, groups, job):
+    "What was typed, as choices of groups and as checked values of dotted parameters."
+    choices, values = {}, {}
+    for name, value in typed.items():
+        dotted = resolve_name(name, leaves, groups, job)
+        if dotted in groups:
+            choices[dotted] = value
+            continue
+        by_dotted = {leaf.dotted: leaf for leaf in leaves.values()}
+        if dotted not in by_dotted:  # an entry of a map
+            dotted, _, key = dotted.rpartition('.')
+            value = {key: value}
+        value = check_value(by_dotted[dotted], value)
+        values[dotted] = {**values.get(dotted, {}), **value} if isinstance(value, dict) else value
+    _check_choices(choices, groups)
+    return choices, values
 
 # %% ../../nbs/core/02_config.ipynb #a30c5297
 def compose_config(
@@ -342,7 +392,10 @@ def compose_config(
         cfg = _put(_compose(JOBS[job], choices, config_dir), inputs, leaves)
         if not any(OmegaConf.select(cfg, name) for name in _INPUTS[job]):
             cfg = _compose(_DEMOS[job], choices, config_dir)
-    return _check_config(_put(cfg, values, leaves), leaves)
+    cfg = _check_config(_put(cfg, values, leaves), leaves)
+    if job == 'train' and any(name.partition('.')[0] == 'model' for name in [*choices, *values]):
+        _import_name('medgen.diffusion.networks.check_network')(cfg.model)  # needs torch; medgen's own is right
+    return cfg
 
 # %% ../../nbs/core/02_config.ipynb #a8b39831
 def _refuse_if(*problems):
@@ -352,12 +405,24 @@ def _refuse_if(*problems):
             raise ConfigError(message)
 
 
+def _check_patterns(modalities):
+    "Each file is named relative to the patient's folder."
+    for name, pattern in (modalities or {}).items():
+        cure = f'name the file in the folder of a patient, for example modalities.{name}={name}.nii.gz'
+        absolute = isinstance(pattern, str) and pattern[:1] in ('/', '~', '\\')
+        _refuse_if(
+            (not isinstance(pattern, str) or not pattern.strip(), f'modalities: {name}={pattern!r} is no name; {cure}'),
+            (absolute, f'modalities: {name}={pattern!r} is an absolute path; {cure}'),
+        )
+
+
 def _check_training(cfg):
     "The parameters of a training must fit each other."
     if 'image_size' not in cfg.model:
         cure = 'every network needs it, add the line `image_size: 128` to its file'
         raise ConfigError(f'model={cfg.choices.model}: image_size is missing; {cure}')
     known = cfg.data.modalities
+    _check_patterns(known)
     for name in [*cfg.mode.images, *cfg.mode.condition]:
         if name not in known:
             only = f'modalities names only {", ".join(known)}.{nearest(name, known)}'
@@ -405,10 +470,12 @@ def _check_evaluation(cfg):
     for name in dataset_needed if not cfg.synthetic_dir else ():
         cure = 'give synthetic_dir too, the folder of the images that are to be evaluated'
         _refuse_if((cfg[name], f'{name}={cfg[name]!r}: {cure}'))
-    allowed = ('scaling', 'lower_percentile', 'upper_percentile', 'slice_plane', 'mask_labels')
-    for name in cfg.preprocessing or {}:
+    _check_patterns(cfg.modalities)
+    allowed, leaves = ('scaling', 'lower_percentile', 'upper_percentile', 'slice_plane', 'mask_labels'), read_leaves()
+    for name, value in (cfg.preprocessing or {}).items():
         known = f'allowed are {", ".join(allowed)}.{nearest(name, allowed)}'
         _refuse_if((name not in allowed, f'preprocessing: {name!r} is unknown, {known}'))
+        cfg.preprocessing[name] = check_value(leaves[name], value)
     no_real = cfg.train_dir and not cfg.real_dir
     _refuse_if((no_real, f'train_dir={cfg.train_dir!r}: give real_dir too, the folder of the held-out patients'))
 
@@ -482,10 +549,28 @@ if 'IPython' in sys.modules and (shell := sys.modules['IPython'].get_ipython()):
     shell.display_formatter.formatters['text/markdown'].for_type(DictConfig, _show_configuration)
 
 # %% ../../nbs/core/02_config.ipynb #65b315b4
+_PACKAGES = (
+    'medgen',
+    'torch',
+    'torchvision',
+    'monai',
+    'accelerate',
+    'ema-pytorch',
+    'numpy',
+    'scipy',
+    'scikit-image',
+    'pandas',
+    'lpips',
+    'nibabel',
+    'nilearn',
+    'hydra-core',
+)
+
+
 def versions() -> dict[str, str]:
     "Versions of what a result depends on; `absent` where a package is not installed."
     found = {'python': platform.python_version(), 'platform': platform.platform()}
-    for name in ('medgen', 'torch', 'monai', 'accelerate', 'ema-pytorch', 'numpy', 'nibabel', 'nilearn', 'hydra-core'):
+    for name in _PACKAGES:
         try:
             found[name] = version(name)
         except PackageNotFoundError:
@@ -536,6 +621,47 @@ def start_run(
     )
     write_atomic(run / 'run.json', json.dumps(about, indent=2))
     return run
+
+# %% ../../nbs/core/02_config.ipynb #e1cc71ca
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+@contextmanager
+def writing_to(
+    name: str,  # parameter that names the folder
+    folder: str | Path,  # what is written lies below it
+):
+    "Within this, a full or write-protected disk is a ConfigError."
+    folder = Path(folder).expanduser().absolute()
+    try:
+        yield
+    except OSError as e:
+        elsewhere = e.filename and folder not in (Path(e.filename).absolute(), *Path(e.filename).absolute().parents)
+        if e.errno not in _DISK_ERRORS or elsewhere:
+            raise
+        existing = next(p for p in (folder, *folder.parents) if os.path.exists(p))
+        free = f'{shutil.disk_usage(existing).free / 1e9:.1f} GB are free'
+        cure = f'Make room, or give another folder: {name}=DIR' + (
+            ', or export MEDGEN_CACHE=DIR' if name == 'cache_dir' else ''
+        )
+        raise ConfigError(f'{name}={str(folder)!r}: cannot be written to ({e.strerror}; {free}). {cure}') from e
+
+# %% ../../nbs/core/02_config.ipynb #a13b8222
+def name_unknown_user(env=None):
+    "Give a user without an entry in the system's list of users a name, and a home where `HOME` names none."
+    env = os.environ if env is None else env
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):
+        env['LOGNAME'] = f'uid{os.getuid()}'
+    if os.path.expanduser('~') == '~':
+        env['HOME'] = os.path.join(tempfile.gettempdir(), f'medgen-uid{os.getuid()}')
+        os.makedirs(env['HOME'], mode=0o700, exist_ok=True)
+        what = f'user id {os.getuid()} has no home folder and HOME is not set'
+        warnings.warn(f'{what}: {env["HOME"]} is used; set HOME, or MEDGEN_CACHE for the cache')
+
+
+name_unknown_user()
 
 # %% ../../nbs/core/02_config.ipynb #5aa583b0
 def _rule_text(rule: str) -> str:

@@ -4,15 +4,19 @@
 
 # %% auto #0
 __all__ = ['is_process', 'slurm_tasks', 'process_count', 'one_first', 'StopSignals', 'adopt_slurm_step', 'ProcessesFailed',
-           'run_processes', 'computes_bf16', 'choose_bf16']
+           'run_processes', 'this_device', 'to_device', 'is_out_of_memory', 'computes_bf16', 'choose_bf16',
+           'float32_as', 'exact_float32', 'keep_compiled']
 
-# %% ../../nbs/core/03_processes.ipynb #c1c424aa
+# %% ../../nbs/core/03_processes.ipynb #a64c058d
+import getpass
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -21,7 +25,8 @@ from pathlib import Path
 
 import psutil
 import torch
-from accelerate import PartialState
+from accelerate.utils.memory import should_reduce_batch_size
+from filelock import FileLock
 
 from .config import ConfigError
 from .files import write_atomic
@@ -61,8 +66,11 @@ def process_count(
 
 # %% ../../nbs/core/03_processes.ipynb #3a760de1
 def one_first():
-    "A context in which the first process of each node goes ahead of the others; nothing where there is only one."
-    return PartialState(cpu=not torch.cuda.is_available()).local_main_process_first() if is_process() else nullcontext()
+    "A context that the processes of a node enter one after the other; nothing where there is only one."
+    if not is_process():
+        return nullcontext()
+    launch = f'{os.environ.get("MASTER_ADDR", "")}_{os.environ.get("MASTER_PORT", "")}'
+    return FileLock(Path(tempfile.gettempdir()) / f'medgen_{getpass.getuser()}_{launch}.lock')
 
 # %% ../../nbs/core/03_processes.ipynb #32cd49b7
 class StopSignals:
@@ -204,6 +212,80 @@ def run_processes(
         raise ProcessesFailed(_first_failure(logs))
     return reason
 
+# %% ../../nbs/core/03_processes.ipynb #a8f4e249
+def _granted_gpu() -> str:  # '' if there is none
+    "What says that this process may use a GPU."
+    env = os.environ
+    if env.get('CUDA_VISIBLE_DEVICES', '0') in ('', '-1', 'NoDevFiles'):  # hidden, by Slurm or on purpose
+        return ''
+    for name in ('CUDA_VISIBLE_DEVICES', 'SLURM_JOB_GPUS', 'SLURM_STEP_GPUS', 'SLURM_GPUS_ON_NODE'):
+        if value := env.get(name, ''):
+            return '' if (name, value) == ('SLURM_GPUS_ON_NODE', '0') else f'{name}={value}'
+    return _driver() and 'nvidia-smi finds a GPU'
+
+
+def _driver() -> str:  # '' if there is none
+    "The GPUs and the driver, as `nvidia-smi` names them."
+    if not shutil.which('nvidia-smi'):
+        return ''
+    command = ['nvidia-smi', '--query-gpu=name,driver_version', '--format=csv,noheader']
+    out = subprocess.run(command, capture_output=True, text=True)
+    return '' if out.returncode else '; '.join(dict.fromkeys(out.stdout.strip().splitlines()))
+
+# %% ../../nbs/core/03_processes.ipynb #55903e14
+def _has_kernels(capability: tuple[int, int], architectures: list[str]) -> bool:
+    "Whether a build for some architectures runs on a GPU: machine code within a major version, else translated."
+    for name in architectures:
+        kind, _, number = name.partition('_')
+        if number.isdigit():  # 'sm_90a' is for one GPU only, which has 'sm_90' too
+            major, minor = int(number[:-1]), int(number[-1])
+            if kind == 'compute' and (major, minor) <= capability or major == capability[0] and minor <= capability[1]:
+                return True
+    return not architectures
+
+
+def this_device() -> str:  # 'cuda:0', 'cpu'
+    "The GPU of this process, or the CPU where there is none; a GPU that cannot be used is refused."
+    build = f'torch {torch.__version__} (CUDA {torch.version.cuda or "none: a build for CPUs"})'
+    hide = 'To use the CPU on purpose: CUDA_VISIBLE_DEVICES='
+    if not torch.cuda.is_available():
+        if granted := _granted_gpu():
+            found = _driver() or 'nvidia-smi finds no driver'
+            cure = 'Install the build for this driver (pytorch.org/get-started/locally) or update the driver'
+            raise ConfigError(f'{build} sees no GPU, although {granted} ({found}). {cure}. {hide}')
+        return 'cpu'
+    index = int(os.environ.get('LOCAL_RANK', 0)) % torch.cuda.device_count()
+    capability, known = torch.cuda.get_device_capability(index), torch.cuda.get_arch_list()
+    if not torch.version.hip and not _has_kernels(capability, known):
+        gpu = f'{torch.cuda.get_device_name(index)} (sm_{capability[0]}{capability[1]})'
+        cure = 'GPUs before Turing need the build for CUDA 12.6, from https://download.pytorch.org/whl/cu126'
+        raise ConfigError(f'{build} has no kernels for {gpu}, only for {", ".join(known)}. {cure}. {hide}')
+    return f'cuda:{index}'
+
+# %% ../../nbs/core/03_processes.ipynb #00d64f26
+def to_device(x: torch.Tensor, device: str | torch.device) -> torch.Tensor:
+    "A tensor on a device; a copy, where one is needed, is one that nobody waits for."
+    copied_to_gpu = x.device.type == 'cpu' and torch.device(device).type == 'cuda'
+    return (x.pin_memory() if copied_to_gpu else x).to(device, non_blocking=True)
+
+
+_OUT_OF_MEMORY = (
+    'out of memory',
+    'cublas_status_alloc_failed',
+    'cudnn_status_alloc_failed',
+    'unable to find an engine to execute this computation',  # how cuDNN may say it
+    "can't allocate memory",
+    'not enough memory',
+    'bad_alloc',
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    "Whether an error means that memory has run out, on a GPU or a CPU, in whichever library."
+    text = str(error).lower()
+    known = isinstance(error, RuntimeError) and any(part in text for part in _OUT_OF_MEMORY)
+    return known or isinstance(error, MemoryError) or should_reduce_batch_size(error)
+
 # %% ../../nbs/core/03_processes.ipynb #becf63d9
 def computes_bf16() -> bool:
     "Whether this CPU has instructions for bfloat16; without them it is emulated, and slow."
@@ -220,3 +302,35 @@ def choose_bf16(
     native = torch.cuda.is_bf16_supported(including_emulation=False) if gpu else computes_bf16()
     device = 'GPU' if gpu else 'CPU'
     return native, f'auto: the {device} {"computes" if native else "does not compute"} bfloat16 itself'
+
+# %% ../../nbs/core/03_processes.ipynb #50ba735f
+@contextmanager
+def float32_as(
+    tf32: bool,  # whether GPUs may round float32 to TF32
+    autotune: bool | None = None,  # whether cuDNN tries its algorithms; None: as it is
+):
+    "A context for arithmetic in float32; afterwards every switch is what it was."
+    cuda, cudnn = torch.backends.cuda, torch.backends.cudnn
+    parts = (cuda.matmul, cudnn.conv, cudnn.rnn, torch.backends.mkldnn.matmul)  # all that torch's short names set
+    before = [part.fp32_precision for part in parts]
+    products, benchmark = torch.get_float32_matmul_precision(), cudnn.benchmark
+    try:
+        torch.set_float32_matmul_precision('high' if tf32 else 'highest')
+        cudnn.allow_tf32 = tf32
+        cudnn.benchmark = benchmark if autotune is None else autotune
+        yield
+    finally:
+        torch.set_float32_matmul_precision(products)
+        cudnn.allow_tf32, cudnn.benchmark = before[1] == 'tf32', benchmark
+        for part, precision in zip(parts, before):
+            part.fp32_precision = precision
+
+
+def exact_float32():
+    "A context in which float32 is float32, on GPUs too."
+    return float32_as(False)
+
+# %% ../../nbs/core/03_processes.ipynb #0907da9c
+def keep_compiled(cache_dir: str | Path):
+    "Keep compiled kernels below the cache, unless the user has named a place."
+    os.environ.setdefault('TORCHINDUCTOR_CACHE_DIR', str(Path(cache_dir).expanduser() / 'compiled'))

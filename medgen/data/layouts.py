@@ -5,10 +5,13 @@
 # %% auto #0
 __all__ = ['SPLITS', 'LAYOUTS', 'DataError', 'PatientFiles', 'brainmetshare', 'bids', 'read_layout']
 
-# %% ../../nbs/data/01_layouts.ipynb #cf0ffae6
+# %% ../../nbs/data/01_layouts.ipynb #eac625ce
+import os
+import stat
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
+from glob import glob
 from hashlib import sha256
 from pathlib import Path
 
@@ -20,12 +23,17 @@ from ..core.config import registered
 SPLITS = ('train', 'val', 'test')
 
 
+def _printable(text: str) -> str:
+    "A text that any terminal and file takes, also if names in it are not UTF-8."
+    return text.encode(errors='backslashreplace').decode()
+
+
 class DataError(ValueError):
     "Data that cannot be used: which file, what is wrong with it, and what cures it."
 
     def __init__(self, problem: str, cure: str = '', path: Path | None = None):
-        self.problem, self.cure, self.path = problem, cure, path
-        super().__init__('. '.join(s for s in (f'{path}: {problem}' if path else problem, cure) if s))
+        self.problem, self.cure, self.path = _printable(problem), cure, path
+        super().__init__(_printable('. '.join(s for s in (f'{path}: {problem}' if path else problem, cure) if s)))
 
 
 @dataclass
@@ -42,13 +50,50 @@ class PatientFiles:
         self.person = self.person or self.patient
 
 # %% ../../nbs/data/01_layouts.ipynb #2c354472
+_NO_PATIENTS = ('__MACOSX', '@eaDir', '#recycle', '$RECYCLE.BIN', 'System Volume Information', 'lost+found')
+_NO_PATIENTS += ('derivatives',)  # of BIDS
+
+
+def _is_system(path: Path) -> bool:
+    "Whether a path lies in a folder that no patient is in, or is hidden."
+    return any((part.startswith('.') and part != '..') or part in _NO_PATIENTS for part in path.parts)
+
+
+def _unreachable(path: Path, error: OSError) -> DataError:
+    "Why a path cannot be used."
+    if os.path.islink(path) and not os.path.exists(path):
+        problem = f'is a link that leads nowhere, to {os.readlink(path)}'
+        return DataError(problem, 'Mend the link, or remove it', path)
+    return DataError(f'cannot be opened ({error.strerror})', 'Make it readable for you, or remove it', path)
+
+
+def _list_folder(folder: Path) -> list[str]:
+    "The names in a folder, in order."
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entry.name for entry in entries)
+    except OSError as e:
+        raise _unreachable(folder, e) from None
+
+
+def _subfolders(folder: Path, pattern: str = '*') -> list[Path]:
+    "The folders in a folder that may be patients, in order; so may links that lead nowhere."
+    paths = [folder / name for name in _list_folder(folder) if fnmatch(name, pattern) and not _is_system(Path(name))]
+    return [p for p in paths if os.path.isdir(p) or not os.path.exists(p)]
+
+# %% ../../nbs/data/01_layouts.ipynb #8daab1db
+def _matching(folder: Path, pattern: str) -> list[Path]:
+    "What matches a pattern in a folder, except in system folders; also links that lead nowhere."
+    _list_folder(folder)  # says why, where `glob` would find nothing
+    return [folder / hit for hit in sorted(glob(pattern, root_dir=folder, recursive=True)) if not _is_system(Path(hit))]
+
+
 def _one_file(
-    hits: Iterable[Path],  # files that match
+    hits: list[Path],  # files that match
     folder: Path,  # where they were looked for
     pattern: str,
 ) -> Path:
-    "The one file that matches; files that macOS hides do not count."
-    hits = sorted(p for p in hits if not p.name.startswith('.'))
+    "The one file that matches."
     if len(hits) == 1:
         return hits[0]
     if hits:
@@ -56,11 +101,11 @@ def _one_file(
         raise DataError(
             f'{len(hits)} files match: {names}', 'Make the pattern in modalities narrower', folder / pattern
         )
-    held = ', '.join(sorted(p.name for p in folder.iterdir())[:6]) if folder.is_dir() else ''
+    held = ', '.join(_list_folder(folder)[:6])
     problem = f'no file matches; the folder holds {held or "nothing"}'
     raise DataError(problem, 'Add the file, or name it in modalities', folder / pattern)
 
-
+# %% ../../nbs/data/01_layouts.ipynb #8dce37f8
 def _find_files(
     modalities: dict[str, str],  # sequence -> name or pattern
     find: Callable[[str], Path],  # the file of a pattern, or a DataError
@@ -68,6 +113,9 @@ def _find_files(
     "The file of each sequence."
     files, missing = {}, {}
     for name, pattern in modalities.items():
+        if not pattern or os.path.isabs(pattern):
+            cure = f'Give the name of the file of {name} in the folder of a patient, or a pattern for it'
+            raise DataError(f'modalities: {name}={pattern!r} names no file of a patient', cure)
         try:
             files[name] = find(pattern)
         except DataError as e:
@@ -75,11 +123,23 @@ def _find_files(
     return files, missing
 
 
-def _subfolders(folder: Path, pattern: str = '*') -> list[Path]:
-    "The folders in a folder that are not hidden, in order."
-    return sorted(p for p in folder.glob(pattern) if p.is_dir() and not p.name.startswith('.'))
+def _refuse_nobody(records: list[PatientFiles], problem: str, cure: str, data_dir: Path):
+    "Refuse a folder in which no patient has any file, with the reason of the first."
+    if any(r.files for r in records):
+        return
+    if reasons := [e for r in records for e in r.missing.values()]:
+        problem += f' (first: {reasons[0].path}: {reasons[0].problem})'
+    raise DataError(problem, cure, data_dir)
 
 # %% ../../nbs/data/01_layouts.ipynb #606a4275
+def _patient_folders(split: Path) -> list[Path]:
+    "The folders in a split; the split itself if it cannot be listed, so that the reason is found there."
+    try:
+        return _subfolders(split)
+    except DataError:
+        return [split]
+
+
 def brainmetshare(data_dir: Path, modalities: dict[str, str]) -> list[PatientFiles]:
     "{train,val,test}/<patient>/<file>, or <patient>/<file> without splits."
     folders = _subfolders(data_dir)
@@ -87,15 +147,14 @@ def brainmetshare(data_dir: Path, modalities: dict[str, str]) -> list[PatientFil
     if strays := [f.name for f in folders if splits and f not in splits and next(f.rglob('*.nii*'), None)]:
         problem = f'NIfTI files in {", ".join(strays[:6])} beside the split folders'
         raise DataError(problem, 'Move them into train/, val/ or test/', data_dir)
-    places = [(s.name, p) for s in splits for p in _subfolders(s)] if splits else [('train', p) for p in folders]
+    places = [(s.name, p) for s in splits for p in _patient_folders(s)] if splits else [('train', p) for p in folders]
     records = []
     for split, folder in places:
-        found = _find_files(modalities, lambda pattern: _one_file(folder.glob(pattern), folder, pattern))
+        found = _find_files(modalities, lambda pattern: _one_file(_matching(folder, pattern), folder, pattern))
         records.append(PatientFiles(folder.name, split, *found))
-    if not any(r.files for r in records):
-        problem = f'no patient folder holds {" or ".join(modalities.values())}'
-        cure = 'Files are expected as train/<patient>/<file>; other file names go into modalities'
-        raise DataError(problem, cure, data_dir)
+    problem = f'no patient folder holds {" or ".join(modalities.values())}'
+    cure = 'Files are expected as train/<patient>/<file>; other file names go into modalities'
+    _refuse_nobody(records, problem, cure, data_dir)
     return records
 
 # %% ../../nbs/data/01_layouts.ipynb #a6345dd0
@@ -113,12 +172,21 @@ def _bids_splits(data_dir):
 def _bids_file(data_dir, folder, prefix, pattern):
     "The file of a session that matches a pattern: beside the images, else in the derivatives."
     pipeline, _, name = pattern.rpartition('/')
-    derived = sorted((data_dir / 'derivatives').glob(f'{pipeline or "*"}/{folder.relative_to(data_dir).as_posix()}'))
+    derived = glob(f'{pipeline or "*"}/{folder.relative_to(data_dir).as_posix()}', root_dir=data_dir / 'derivatives')
+    derived = [data_dir / 'derivatives' / place for place in sorted(derived) if not _is_system(Path(place))]
     places = derived if pipeline else [folder, *derived]
-    files = [f for place in places for f in place.glob(f'{prefix}_*.nii*')]
+    files = [f for place in places for f in _matching(place, f'{prefix}_*.nii*')]
     hits = [f for f in files if fnmatch(f.name, name) or fnmatch(f.name.removeprefix(f'{prefix}_'), name)]
     beside = [f for f in hits if f.parent == folder]
     return _one_file(beside or hits, folder, pattern)
+
+# %% ../../nbs/data/01_layouts.ipynb #9e5ca1c5
+def _anatomies(subject: Path) -> list[Path]:
+    "The folders of anatomical images of a subject, one per session; the subject itself if it cannot be listed."
+    try:
+        return [anat for p in _subfolders(subject, 'ses-*') or [subject] for anat in _subfolders(p, 'anat')]
+    except DataError:
+        return [subject]
 
 
 def bids(data_dir: Path, modalities: dict[str, str]) -> list[PatientFiles]:
@@ -129,14 +197,14 @@ def bids(data_dir: Path, modalities: dict[str, str]) -> list[PatientFiles]:
         if split not in SPLITS:
             problem = f'{subject.name} has the split {split!r}, allowed are {", ".join(SPLITS)}'
             raise DataError(problem, 'Complete the column split, or leave it out', data_dir / 'participants.tsv')
-        places = _subfolders(subject, 'ses-*') or [subject]
-        for place in [p for p in places if (p / 'anat').is_dir()]:
+        for folder in _anatomies(subject):
+            place = folder if folder == subject else folder.parent
             prefix = '_'.join(place.relative_to(data_dir).parts)
-            found = _find_files(modalities, lambda pattern: _bids_file(data_dir, place / 'anat', prefix, pattern))
+            found = _find_files(modalities, lambda pattern: _bids_file(data_dir, folder, prefix, pattern))
             records.append(PatientFiles(prefix, split, *found, person=subject.name))
-    if not any(r.files for r in records):
-        problem = f'no sub-*/anat or sub-*/ses-*/anat holds {" or ".join(modalities.values())}'
-        raise DataError(problem, 'Give the folder that holds sub-*, and the names of files in modalities', data_dir)
+    problem = f'no sub-*/anat or sub-*/ses-*/anat holds {" or ".join(modalities.values())}'
+    cure = 'Give the folder that holds sub-*, and the names of files in modalities'
+    _refuse_nobody(records, problem, cure, data_dir)
     return records
 
 # %% ../../nbs/data/01_layouts.ipynb #010bb07c
@@ -159,8 +227,11 @@ def _check_record(record, layout, data_dir, modalities):
         raise DataError(problem, f'A layout returns PatientFiles whose split is one of {", ".join(SPLITS)}', data_dir)
     record.files = {name: Path(file) for name, file in record.files.items() if name in modalities}
     for name, file in record.files.items():
-        if not file.is_file():
-            record.missing[name] = DataError(f'layout={layout} names it, but there is no such file', '', file)
+        try:
+            if not stat.S_ISREG(file.stat().st_mode):
+                record.missing[name] = DataError('is no file', 'Make the pattern in modalities narrower', file)
+        except OSError as e:
+            record.missing[name] = _unreachable(file, e)
     for name in modalities:
         if name not in record.files and name not in record.missing:
             where = data_dir / record.patient / modalities[name]
@@ -168,6 +239,14 @@ def _check_record(record, layout, data_dir, modalities):
     record.files = {name: file for name, file in record.files.items() if name not in record.missing}
 
 
+def _refuse_names(records: list[PatientFiles]):
+    "Refuse names that are not UTF-8, which tables and messages could not write."
+    names = dict.fromkeys(str(text) for r in records for text in (r.patient, r.person, *r.files.values()))
+    if bad := [ascii(name) for name in names if name != _printable(name)]:
+        cure = 'Rename them, for example with convmv'
+        raise DataError(f'names of patients or files are not UTF-8, for example {bad[0]}', cure)
+
+# %% ../../nbs/data/01_layouts.ipynb #f7db75a1
 def read_layout(
     data_dir: str | Path,
     modalities: dict[str, str],  # sequence -> name or pattern of its file
@@ -183,6 +262,7 @@ def read_layout(
         raise DataError(f'layout={layout} found no patient', 'Give another folder or another layout', data_dir)
     for record in records:
         _check_record(record, layout, data_dir, modalities)
+    _refuse_names(records)
     if not any(r.split == 'val' for r in records):
         training = [r for r in records if r.split == 'train']
         held = _hold_out({r.person for r in training}, val_fraction)

@@ -11,7 +11,7 @@ __all__ = ['R1_GD', 'R2_GD', 'TISSUES', 'SEQUENCES', 'CENTRE', 'VENTRICLES', 'RE
            'scan', 'Subject', 'check_grid', 'simulate_subject', 'simulate_patient', 'write_patient', 'cohort_record',
            'read_record', 'is_simulated', 'publish', 'simulate_cohort', 'cohort_dir']
 
-# %% ../../nbs/data/00_simulate.ipynb #dcbdba25
+# %% ../../nbs/data/00_simulate.ipynb #4fd44214
 import hashlib
 import json
 import os
@@ -28,6 +28,7 @@ from joblib import Parallel, cpu_count, delayed
 from scipy import ndimage
 from threadpoolctl import threadpool_limits
 
+from ..core.config import writing_to
 from ..core.show import ProgressBar
 
 # %% ../../nbs/data/00_simulate.ipynb #53a90d09
@@ -599,4 +600,6 @@ def cohort_dir(
     "The simulated cohort: written on first use, returned at once afterwards."
     record = cohort_record(seed, dict(train=n_train, val=n_val, test=n_test))
     key = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:10]
-    return simulate_cohort(Path(cache_dir).expanduser() / f'simulated-{key}', n_train, n_val, n_test, seed, progress)
+    with writing_to('cache_dir', cache_dir):
+        folder = Path(cache_dir).expanduser() / f'simulated-{key}'
+        return simulate_cohort(folder, n_train, n_val, n_test, seed, progress)

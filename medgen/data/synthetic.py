@@ -599,7 +599,7 @@ def read_image(
                 path,
             )
         return {n: next(iter(read_image(files[n], [n]).values())) for n in names or files}
-    array, affine = load_volume(path)
+    array, affine = load_volume(path)[:2]
     note = read_note(path)
     slices = to_slices(array, PLANES[note['plane']] if note else slice_axis(affine, shape=array.shape))
     names = list(names or note.get('names', []))
@@ -610,6 +610,16 @@ def read_image(
             path,
         )
     return {n: np.ascontiguousarray(s) for n, s in zip(names, slices)}
+
+# %% ../../nbs/data/06_synthetic.ipynb #a676c054
+_COPY = 'Copy the dataset again; images that were changed on purpose belong into a folder without generation.json'
+
+
+def _refuse_changed(path: Path, names: list[str], digest: str):
+    "Refuse an image whose files do not have the hash of the manifest."
+    parts = [path / BRAINMETSHARE.get(n, f'{n}.nii.gz') for n in names] if path.is_dir() else [path]
+    if hashlib.sha256(b''.join(part.read_bytes() for part in parts)).hexdigest() != digest:
+        raise DataError('was changed since it was generated: its hash is not that of the manifest', _COPY, path)
 
 # %% ../../nbs/data/06_synthetic.ipynb #7fda31e2
 class SyntheticDataset:
@@ -622,7 +632,11 @@ class SyntheticDataset:
         return len(self.manifest)
 
     def __getitem__(self, i: int) -> dict[str, np.ndarray]:
-        return read_image(self.folder / self.manifest.file.iloc[i], self.names)
+        path = self.folder / self.manifest.file.iloc[i]
+        image = read_image(path, self.names)
+        if self.facts:  # else there are no hashes
+            _refuse_changed(path, self.names, self.manifest.sha256.iloc[i])
+        return image
 
     def load(
         self,
@@ -634,26 +648,17 @@ class SyntheticDataset:
         return np.stack([np.stack([image[n] for n in names or self.names]) for image in images])
 
     def _repr_markdown_(self):
-        size = (
-            '{size} × {size} pixels of {pixel_mm:g} mm, {plane}'.format(**self.facts)
-            if self.facts
-            else 'not made by medgen'
-        )
-        head, identity = (
-            f'Synthetic dataset of {", ".join(self.names)}: {len(self)} images, {size}.',
-            self.facts.get('identity', {}),
-        )
-        models = [
-            [k.replace('_', ' '), f'{m["run"]}, checkpoint {m["checkpoint"]}, epoch {m["epoch"]}']
-            for k in ('seg_model', 'image_model')
-            if isinstance(m := identity.get(k), dict) and {'run', 'checkpoint', 'epoch'} <= set(m)
-        ]
-        rows = [
-            ['folder', f'`{self.folder.name}`'],
-            *models,
-            *[['data', 'the simulated cohort']] * bool(identity.get('simulated')),
-            ['manifest', ', '.join(f'`{c}`' for c in self.manifest)],
-        ]
+        identity, size = self.facts.get('identity', {}), 'not made by medgen'
+        if self.facts:
+            size = '{size} × {size} pixels of {pixel_mm:g} mm, {plane}'.format(**self.facts)
+        rows = [['folder', f'`{self.folder.name}`']]
+        for k in ('seg_model', 'image_model'):
+            if isinstance(m := identity.get(k), dict) and {'run', 'checkpoint', 'epoch'} <= set(m):
+                rows.append([k.replace('_', ' '), f'{m["run"]}, checkpoint {m["checkpoint"]}, epoch {m["epoch"]}'])
+        if identity.get('simulated'):
+            rows.append(['data', 'the simulated cohort'])
+        rows.append(['manifest', ', '.join(f'`{c}`' for c in self.manifest)])
+        head = f'Synthetic dataset of {", ".join(self.names)}: {len(self)} images, {size}.'
         return f'{head}\n\n{markdown_table(["", ""], rows)}'
 
     __repr__ = _repr_markdown_
@@ -684,16 +689,21 @@ def open_dataset(
         return SyntheticDataset(
             folder, names, pd.DataFrame(dict(index=[int(f.split('.')[0]) for f in files], file=files)), {}
         )
-    records = whole_records(folder, deep=False)
-    if records:
-        manifest = manifest_table(records)
-    elif (folder / 'manifest.csv').exists():
-        manifest = pd.read_csv(folder / 'manifest.csv', dtype=dict(file=str, sha256=str))
-    else:
+    return SyntheticDataset(folder, facts['names'], _read_manifest(folder), facts)
+
+# %% ../../nbs/data/06_synthetic.ipynb #0354b4a4
+def _read_manifest(folder: Path) -> pd.DataFrame:
+    "The images of a dataset of medgen, none of which may have got lost since it was finished."
+    records, finished = whole_records(folder, deep=False), folder / 'manifest.csv'
+    listed = pd.read_csv(finished, dtype=dict(file=str, sha256=str)) if finished.exists() else None
+    if not records and listed is None:
         raise DatasetError(f'{folder}: no image is finished')
-    manifest = manifest[manifest.file.notna()].reset_index(drop=True)  # places that were given up hold nothing
-    if lost := [f for f in manifest.file if not (folder / f).exists()]:
-        raise DatasetError(
-            f'{folder}: {len(lost)} images of the manifest are gone, e.g. {lost[0]}. Copy the dataset again'
-        )
-    return SyntheticDataset(folder, facts['names'], manifest, facts)
+    manifest = manifest_table(records) if records else listed
+    if listed is not None:
+        recorded = {r['index'] for r in records}  # perhaps in another place, if it was made anew
+        rows = listed[listed.file.notna() & ~listed['index'].isin(recorded)]
+        if lost := [f for f in rows.file if not (folder / f).exists()]:
+            raise DatasetError(
+                f'{folder}: {len(lost)} images of the manifest are gone, e.g. {lost[0]}. Copy the dataset again'
+            )
+    return manifest[manifest.file.notna()].reset_index(drop=True)  # places that were given up hold nothing

@@ -5,15 +5,16 @@
 # %% auto #0
 __all__ = ['ALLOWED', 'exact_from', 'forward_copy', 'InferenceNetwork', 'inference_network']
 
-# %% ../../nbs/diffusion/06_inference.ipynb #46f2b343
+# %% ../../nbs/diffusion/06_inference.ipynb #a72f0c6a
 import copy
 import math
+import time
 
 import torch
 from monai.networks.blocks import SABlock
 
 from ..core.config import ConfigError
-from ..core.processes import choose_bf16
+from ..core.processes import choose_bf16, exact_float32
 from .strategies import DiffusionStrategy
 
 # %% ../../nbs/diffusion/06_inference.ipynb #be7d7f61
@@ -40,7 +41,7 @@ def forward_copy(
             m.use_flash_attention = fused
     return out
 
-
+# %% ../../nbs/diffusion/06_inference.ipynb #6463090d
 class InferenceNetwork(torch.nn.Module):
     "Predicts like the network it was made from, float32 in and out, without gradients."
 
@@ -65,11 +66,21 @@ class InferenceNetwork(torch.nn.Module):
         )
         return f'Network for inference: {n / 1e6:.3g} million weights, {arithmetic}, {layout}{first}.'
 
-    @torch.no_grad()
+    def at_time(self, time: float):
+        "What answers at a time 0 .. 1000: decided by a number, since reading one off a GPU would wait for it."
+        return self._one_by_one if self.exact is not None and time >= self.exact_from else self._together
+
+    def _one_by_one(self, x, timesteps):
+        with torch.no_grad(), exact_float32():
+            return torch.cat([self.exact(one, timesteps=t) for one, t in zip(x.split(1), timesteps.split(1))])
+
+    def _together(self, x, timesteps):
+        x = x.to(self.dtype, memory_format=self.layout)
+        with torch.no_grad(), exact_float32():  # concerns float32 only
+            return self.fast(x, timesteps=timesteps).float()
+
     def forward(self, x, timesteps):
-        if self.exact is None or timesteps.max() < self.exact_from:
-            return self.fast(x.to(self.dtype, memory_format=self.layout), timesteps=timesteps).float()
-        return torch.cat([self.exact(one, timesteps=t) for one, t in zip(x.split(1), timesteps.split(1))])
+        return self.at_time(timesteps.max().item() if self.exact is not None else 0.0)(x, timesteps)
 
 # %% ../../nbs/diffusion/06_inference.ipynb #39d6c507
 ALLOWED = dict(mixed_precision=('auto', 'bf16', 'fp32'), compile=('auto', 'always', 'never'))
@@ -83,15 +94,72 @@ def _choose(gpu: bool, mixed_precision: str, compile: str) -> dict:
     bf16, why = choose_bf16(mixed_precision, gpu)
     arithmetic, fused = 'bfloat16' if bf16 else 'float32', gpu or not bf16
     why_kernels = 'not measured on a GPU' if gpu else f'faster on a CPU in {arithmetic}'
-    why_compile = 'as asked'
-    if compile == 'auto':
-        why_compile = f'auto: {"not measured on a GPU" if gpu else "on CPUs the warm-up takes minutes"}'
     return {
         'arithmetic': (arithmetic, why),
         'attention': ('fused' if fused else "MONAI's own", why_kernels),
         'memory layout': ('channels_last' if fused else 'contiguous_format', why_kernels),
-        'torch.compile': ('on' if compile == 'always' else 'off', why_compile),
     }
+
+# %% ../../nbs/diffusion/06_inference.ipynb #ea0a192f
+_WORTH_COMPILING = 20_000  # evaluations of a run; with 20 ms each they take as many seconds as compiling, several times
+
+
+def _synchronize():
+    "Wait for the GPU, if one is used."
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+
+
+def _milliseconds(call, repeats: int = 10) -> float:
+    "Of a call, after three that warm up."
+    for k in range(3 + repeats):
+        if k == 3:
+            _synchronize()
+            start = time.perf_counter()
+        call()
+    _synchronize()
+    return 1000 * (time.perf_counter() - start) / repeats
+
+
+def _try_compiled(network: InferenceNetwork, batch: torch.Tensor) -> tuple[bool, str]:
+    "Compile a network and keep that if it is faster; whether it is, and the measurement."
+    times = torch.zeros(len(batch), device=batch.device)
+
+    def call():
+        network.at_time(0.0)(batch, times)
+
+    plain = _milliseconds(call)
+    network.fast.compile()
+    try:
+        compiled = _milliseconds(call)
+    except Exception as e:  # whatever a compiler may raise
+        compiled, why = math.inf, f'auto: it fails here ({type(e).__name__}: {str(e)[:100]})'
+    else:
+        why = f'auto: an evaluation takes {plain:.1f} ms without, {compiled:.1f} ms with it'
+    if compiled < 0.95 * plain:
+        return True, why
+    network.fast._compiled_call_impl = None  # what `compile` sets; torch has no public way back
+    return False, why
+
+# %% ../../nbs/diffusion/06_inference.ipynb #50bae911
+def _choose_compile(
+    network: InferenceNetwork,
+    gpu: bool,
+    compile: str,  # 'auto', 'always' or 'never'
+    batch: torch.Tensor | None,  # [B,C,H,W] as the network will see it, or None: unknown
+    evaluations: int,  # of the run, of such batches
+) -> tuple[str, str]:  # 'on' or 'off', and why
+    "Compile a network where it pays."
+    if compile != 'auto':
+        if compile == 'always':
+            network.fast.compile()
+        return 'on' if compile == 'always' else 'off', 'as asked'
+    if not gpu:
+        return 'off', 'auto: on CPUs the warm-up takes minutes'
+    if batch is None or evaluations < _WORTH_COMPILING:
+        return 'off', f'auto: {evaluations} evaluations are too few to earn the warm-up back'
+    on, why = _try_compiled(network, batch)
+    return 'on' if on else 'off', why
 
 # %% ../../nbs/diffusion/06_inference.ipynb #8583532a
 def inference_network(
@@ -100,6 +168,8 @@ def inference_network(
     mixed_precision: str = 'auto',  # 'auto', 'bf16' or 'fp32', as in training
     compile: str = 'auto',  # 'auto', 'always' or 'never'
     strategy: DiffusionStrategy = None,  # that will sample: evaluations whose rounding it amplifies are in float32
+    batch: torch.Tensor = None,  # [B,C,H,W] as the network will see it, for compile='auto'
+    evaluations: int = 0,  # of the run, of such batches, for compile='auto'
 ) -> tuple[InferenceNetwork, dict]:  # for `predict` and `sample`; what was chosen -> (choice, why)
     "A copy of a trained network that predicts as fast as this device can."
     device = torch.device(device)
@@ -110,6 +180,6 @@ def inference_network(
         why = f'from time {start:.0f} of 1000 on, rounding would be amplified more than 20 times'
         choices['first evaluations'] = ('float32', why)
     fast = forward_copy(network, device, torch.bfloat16 if bf16 else torch.float32, choices['attention'][0] == 'fused')
-    if choices['torch.compile'][0] == 'on':
-        fast.compile()
-    return InferenceNetwork(fast, getattr(torch, choices['memory layout'][0]), exact, start), choices
+    out = InferenceNetwork(fast, getattr(torch, choices['memory layout'][0]), exact, start)
+    choices['torch.compile'] = _choose_compile(out, device.type == 'cuda', compile, batch, evaluations)
+    return out, choices

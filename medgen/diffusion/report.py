@@ -216,7 +216,7 @@ def show_decisions(trainer) -> Markdown:  # the finished or stopped trainer
         display(plot_lr(LRSearch(**json.loads(search.read_text()))))
     if trainer.state != 'finished':
         ended = f'**Stopped by {trainer.stop_reason} at step {trainer.step}, resumable:**'
-        parts.append(f'{ended} `-p resume {trainer.run_dir}` goes on to the bit where it stopped.')
+        parts.append(f'{ended} `-p resume {trainer.run_dir}` goes on where it stopped.')
     return Markdown('\n\n'.join([*parts, choices_table(trainer.choices), '### Remarks', *(trainer.notes or ['None.'])]))
 
 

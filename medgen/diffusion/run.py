@@ -7,7 +7,7 @@ __all__ = ['training_processes', 'check_ready', 'run_differences', 'find_run', '
            'largest_batch', 'choose_lr', 'open_trainer', 'RunView', 'train_processes', 'start_recorded', 'run_training',
            'trainer_after', 'write_summary', 'train']
 
-# %% ../../nbs/diffusion/17_run.ipynb #e299b7b4
+# %% ../../nbs/diffusion/17_run.ipynb #97d99aa8
 import json
 import math
 import os
@@ -27,7 +27,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from ..core.config import ConfigError, start_run
 from ..core.files import write_atomic
-from ..core.processes import ProcessesFailed, StopSignals, is_process, process_count, run_processes
+from ..core.processes import ProcessesFailed, StopSignals, is_process, process_count, run_processes, this_device
+from ..data.layouts import DataError
 from ..data.slices import MASK
 from ..data.store import SliceStore, open_store
 from .card import model_card
@@ -37,22 +38,34 @@ from .report import TrainingLine, plot_curves, show_samples
 from .saving import CHANGEABLE, config_differences
 from .step import TrainingError
 from .trainer import STOP_FILE_REASON, DiffusionTrainer
-from ..metrics.weights import find_weights
+from ..metrics.weights import WeightsMissing, find_weights
 
 # %% ../../nbs/diffusion/17_run.ipynb #8be2e9e5
 def training_processes(cfg: DictConfig) -> int:
     "How many processes train together; they share each batch equally."
     size, n = cfg.training.batch_size, process_count(cfg.training.multi_gpu, cfg.training.num_processes)
-    if n > 1 and size % n:
+    if n > 1 and (size == 'auto' or size % n):
         raise ConfigError(f'batch_size={size}: {n} processes cannot share it equally; use a multiple of {n}')
     return n
 
 
+def _check_weights(cfg: DictConfig):
+    "Refuse missing weights, together with what is wrong with the data."
+    try:
+        find_weights(cfg.training.perceptual_network, cfg.paths.cache_dir)
+    except WeightsMissing as missing:
+        try:
+            if cfg.paths.data_dir:
+                open_store(cfg, progress=int(os.environ.get('RANK', 0)) == 0)
+        except (ConfigError, DataError) as e:
+            raise DataError(f'{e}\n\nBesides, {missing}') from None
+        raise
+
+
 def check_ready(cfg: DictConfig) -> DictConfig:  # the same configuration
     "Refuse what would fail later."
+    this_device()
     training_processes(cfg)
-    if cfg.training.perceptual_weight and any(name != MASK for name in cfg.mode.images):
-        find_weights(cfg.training.perceptual_network, cfg.paths.cache_dir)
     for name in ('output_dir', 'cache_dir'):
         folder = Path(cfg.paths[name]).expanduser()
         try:
@@ -60,6 +73,8 @@ def check_ready(cfg: DictConfig) -> DictConfig:  # the same configuration
             tempfile.TemporaryFile(dir=folder).close()
         except OSError as e:
             raise ConfigError(f'{name}={cfg.paths[name]!r}: cannot be written to ({e.strerror})') from None
+    if cfg.training.perceptual_weight and any(name != MASK for name in cfg.mode.images):
+        _check_weights(cfg)
     return cfg
 
 # %% ../../nbs/diffusion/17_run.ipynb #ccbf7830
@@ -154,7 +169,8 @@ def choose_lr(trainer: DiffusionTrainer):
     if trainer.step:
         lr, why = trainer.peak_lr, 'as the run began'
     elif a.find_lr:
-        search = find_lr(trainer)
+        with trainer.switches():
+            search = find_lr(trainer)
         lr, why = search.pick, search.reason
         if trainer.is_main:
             trainer.run_dir.mkdir(parents=True, exist_ok=True)
@@ -167,10 +183,14 @@ def choose_lr(trainer: DiffusionTrainer):
     trainer.use_lr(lr)
     trainer.choose('learning rate', f'{lr:.3g}', why)
 
-
+# %% ../../nbs/diffusion/17_run.ipynb #f94a4fdc
 def open_trainer(cfg: DictConfig, store: SliceStore) -> DiffusionTrainer:
     "The trainer of a new run, or of the one to resume, standing where its newest whole checkpoint stands."
-    found = open_run(cfg, store) if not is_process() or PartialState().is_main_process else None
+    found = (
+        open_run(cfg, store)
+        if not is_process() or PartialState(cpu=not torch.cuda.is_available()).is_main_process
+        else None
+    )
     run, remark = broadcast_object_list([found])[0] if is_process() else found
     checkpoint, size = newest_checkpoint(run), cfg.training.batch_size
     if checkpoint:
@@ -181,8 +201,8 @@ def open_trainer(cfg: DictConfig, store: SliceStore) -> DiffusionTrainer:
     if cfg.training.batch_size == 'auto':
         why = 'auto: the largest that fits into memory, with at least ten steps in an epoch'
         trainer.choose('batch size', size, why)
-    if remark:
-        trainer.note(remark)
+    for text in [*([remark] if remark else []), *store.check.remarks()]:
+        trainer.note(text)
     if checkpoint:
         trainer.resume(run)
     elif (run / 'latest').exists():
@@ -273,6 +293,7 @@ def run_training(
                 trainer.fit(callback if trainer.is_main else None, stop)
             return trainer
         run, remark = open_run(cfg, store)
+        print(''.join(f'remark: {text}\n' for text in store.check.remarks()), end='')  # processes print into files
         reason = train_processes(run, cfg, callback, stop)
     return trainer_after(run, cfg, store, remark, reason)
 

@@ -6,26 +6,28 @@
 __all__ = ['SMALL_TRAINING', 'step_generator', 'TrainingFacts', 'sequence_names', 'training_facts', 'TrainingError', 'new_record',
            'StepTrainer', 'choices_table', 'spread', 'moving_average', 'set_rate', 'small_training', 'StepResult']
 
-# %% ../../nbs/diffusion/08_step.ipynb #e0fc9488
+# %% ../../nbs/diffusion/08_step.ipynb #a1c9ee46
 import math
+import os
 import time
+from contextlib import nullcontext
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
+from traceback import clear_frames
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils.memory import should_reduce_batch_size
 from ema_pytorch import EMA
 from fastcore.basics import patch
 from monai.optimizers import WarmupCosineSchedule
 from omegaconf import DictConfig, OmegaConf
 
 from ..core.config import compose_config
-from ..core.processes import choose_bf16, is_process
+from ..core.processes import choose_bf16, float32_as, is_out_of_memory, is_process, this_device, to_device
 from ..core.show import markdown_table
 from ..data.lesions import head_map, learn_rules
 from ..data.simulate import cohort_dir
@@ -189,7 +191,9 @@ def choices_table(choices: dict) -> str:  # Markdown
 @patch
 def _start_accelerator(self: StepTrainer) -> Accelerator:
     "Processes, device and arithmetic."
-    gpu, several = torch.cuda.is_available(), is_process()
+    gpu, several = this_device() != 'cpu', is_process()
+    # else accelerate's DDP wants the GPU with the number LOCAL_RANK, which a task with one GPU of its own does not see
+    os.environ['ACCELERATE_BYPASS_DEVICE_MAP'] = 'true'
     bf16, why = choose_bf16(self.args.mixed_precision, gpu)
     AcceleratorState._reset_state()  # an earlier trainer in this process may have had another arithmetic
     accelerator = Accelerator(mixed_precision='bf16' if bf16 else 'no', cpu=several and not gpu)
@@ -197,10 +201,19 @@ def _start_accelerator(self: StepTrainer) -> Accelerator:
     self.choose('device', f'{accelerator.num_processes} × {device}' if several else device, 'what is visible')
     self.choose('arithmetic', 'bfloat16, losses in float32' if bf16 else 'float32', why)
     if gpu:
-        torch.set_float32_matmul_precision('high')
-        torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.benchmark = True
-        self.choose('TF32, cuDNN autotuning', 'on', 'a GPU; what remains in float32 is a small part')
+        why = 'what remains in float32 is a small part' if bf16 else 'float32 is computed as float32'
+        self.choose('TF32', 'on' if bf16 else 'off', why)
+        exact = torch.are_deterministic_algorithms_enabled()
+        why = 'torch.use_deterministic_algorithms' + ('' if exact else ' is off: kernels add in changing order')
+        self.choose('repeated or resumed', 'the same bits' if exact else 'the same up to rounding', why)
     return accelerator
+
+
+@patch
+def switches(self: StepTrainer):
+    "A context with the switches of a GPU for this run: TF32, and cuDNN tries its algorithms."
+    gpu = self.device.type == 'cuda'
+    return float32_as(self.choices['TF32'][0] == 'on', autotune=True) if gpu else nullcontext()
 
 # %% ../../nbs/diffusion/08_step.ipynb #91048c61
 def spread(rows: np.ndarray, n: int) -> np.ndarray:
@@ -283,7 +296,7 @@ def _load_perceptual(self: StepTrainer) -> PerceptualLoss | None:
 def perceptual_loss(self: StepTrainer, prediction, x_t, images, t):
     "Perceptual loss of the estimated clean images, per sample [B]."
     x0 = self.strategy.estimate(prediction, x_t, t)[0].clamp(-1, 1)
-    return self.perceptual(x0[:, self.image_channels], images[:, self.image_channels])
+    return self.perceptual(*[torch.stack([x[:, i] for i in self.image_channels], 1) for x in (x0, images)])
 
 # %% ../../nbs/diffusion/08_step.ipynb #9f773b00
 def moving_average(network: torch.nn.Module, decay: float) -> EMA:
@@ -416,26 +429,43 @@ def draw_times_and_noise(self: StepTrainer, shape):
 
 
 @patch
+def on_device(self: StepTrainer, batch: dict) -> dict:
+    "A batch whose slices are on the device."
+    if batch[self.names[0]].device.type == self.device.type:
+        return batch
+    moved = to_device(torch.cat([batch[name] for name in self.names], 1), self.device)
+    return batch | dict(zip(self.names, moved.split(1, 1)))
+
+
+@patch
+def times_and_weights(self: StepTrainer, times):
+    "Times and the weights of their losses on the device; where nothing is weighted the weights are 1."
+    weights = torch.ones(len(times))
+    if self.args.use_min_snr and self.per_sample:
+        weights = min_snr_weight(self.strategy, times, self.args.min_snr_gamma)
+    t, weights = to_device(torch.stack([times.float(), weights]), self.device)
+    return t.to(times.dtype), weights
+
+# %% ../../nbs/diffusion/08_step.ipynb #77e66c8f
+@patch
 def training_loss(self: StepTrainer, batch: dict):
-    "The objective of a batch; the unweighted losses per sample (None where there are none); the times."
-    images, condition = self.mode.prepare_batch(batch, self.device)
-    t, noise = self.draw_times_and_noise(images.shape)
+    "The objective of a batch; the unweighted losses per sample (None where there are none); the times, on the CPU."
+    images, condition = self.mode.prepare_batch(self.on_device(batch), self.device)
+    times, noise = self.draw_times_and_noise(images.shape)
+    t, weights = self.times_and_weights(times)
     x_t = self.strategy.add_noise(images, noise, t)
     with self.accelerator.autocast():
         prediction = predict(self.network, self.strategy, self.mode, x_t, condition, t)
     losses = self.strategy.compute_loss(prediction, images, noise, t)
     parts = dict(mse=losses.detach() if self.per_sample else None, perceptual=None)
-    weights = 1.0
-    if self.args.use_min_snr and self.per_sample:
-        weights = min_snr_weight(self.strategy, t, self.args.min_snr_gamma).to(losses)
-    objective = (weights * losses).mean()
+    objective = (weights * losses).mean() if self.per_sample else losses.mean()
     if self.perceptual is not None:
         perceptual = self.perceptual_loss(prediction, x_t, images, t)
         objective, parts['perceptual'] = (
             objective + self.args.perceptual_weight * perceptual.mean(),
             perceptual.detach(),
         )
-    return objective, parts, t
+    return objective, parts, times
 
 # %% ../../nbs/diffusion/08_step.ipynb #a6820ee7
 class StepResult(NamedTuple):
@@ -452,12 +482,18 @@ class StepResult(NamedTuple):
 def train_step(self: StepTrainer, batch: dict) -> StepResult:
     "One update of the weights."
     try:
-        loss, parts, t = self.training_loss(batch)
-        self.accelerator.backward(loss)
-    except RuntimeError as e:
-        if should_reduce_batch_size(e):
-            raise TrainingError(self._out_of_memory(batch)) from e
-        raise
+        return self._update(batch)
+    except Exception as e:
+        if not is_out_of_memory(e):
+            raise
+        self._free(e)
+        raise TrainingError(self._out_of_memory(batch)) from e
+
+
+@patch
+def _update(self: StepTrainer, batch):
+    loss, parts, t = self.training_loss(batch)
+    self.accelerator.backward(loss)
     grad_norm = self.accelerator.clip_grad_norm_(self.network.parameters(), self.args.grad_clip)
     self.optimizer.step()
     self.schedule.step()
@@ -474,22 +510,31 @@ def fits(self: StepTrainer, batch: dict, size: int) -> bool:
     network, self.network = self.network, self.raw_network  # no exchange with other processes
     try:
         self.training_loss({k: v[:size] for k, v in batch.items()})[0].backward()
-    except RuntimeError as e:
-        if not should_reduce_batch_size(e):
+    except Exception as e:
+        if not is_out_of_memory(e):
             raise
+        self._free(e)
         return False
     finally:
         self.network = network
-        self.optimizer.zero_grad(set_to_none=True)
-        if self.device.type == 'cuda':
-            torch.cuda.empty_cache()
+        self._free()
     return True
+
+
+@patch
+def _free(self: StepTrainer, error: BaseException | None = None):
+    "Let go of gradients, of what the frames of a failed computation hold, and of the device's unused memory."
+    while error:
+        clear_frames(error.__traceback__)
+        error = error.__context__
+    self.optimizer.zero_grad(set_to_none=True)
+    if self.device.type == 'cuda':
+        torch.cuda.empty_cache()
 
 
 @patch
 def _out_of_memory(self: StepTrainer, batch) -> str:
     "What to tell a user whose batch does not fit."
-    self.optimizer.zero_grad(set_to_none=True)
     size = len(batch['row'])
     failed = f'out of memory on {self.device} with batch_size={self.batch_size} ({size} slices per process)'
     while size > 1 and not self.fits(batch, size := size // 2):

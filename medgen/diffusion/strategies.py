@@ -28,9 +28,15 @@ def _double(t):
 
 
 def _spread(images, *coeffs):
-    "Coefficients [B] shaped to multiply `images` [B, ...], in float32 or finer."
+    "Coefficients [B] shaped to multiply `images` [B, ...], in float32 or finer; nothing here waits for a device."
     dtype = torch.promote_types(images.dtype, torch.float32)
-    return [c.to(dtype).to(images.device).reshape(-1, *[1] * (images.ndim - 1)) for c in coeffs]
+
+    def shaped(c):
+        if c.numel() == 1 and c.device.type == 'cpu':  # of a sampler: filled in on the device, not copied to it
+            return images.new_full((1,) * images.ndim, c.item(), dtype=dtype)
+        return c.to(dtype).to(images.device, non_blocking=True).reshape(-1, *[1] * (images.ndim - 1))
+
+    return [shaped(c) for c in coeffs]
 
 
 def _home(generator, device):
@@ -46,6 +52,16 @@ def mse_per_sample(
     return (prediction.float() - target.float()).square().flatten(1).mean(1)
 
 # %% ../../nbs/diffusion/00_strategies.ipynb #dbb0ddbc
+def _padded_table(strategy, table, device):
+    "alpha_bar at t = 0 .. T in float64; brought to a GPU once and kept there, as a copy waits."
+    kept = strategy.__dict__.setdefault('_padded_tables', {})
+    source, padded = kept.get(device, (None, None))
+    if source is not table or device.type == 'cpu':
+        padded = F.pad(_double(table).to(device), (1, 0), value=1.0)
+        kept[device] = table, padded
+    return padded
+
+
 def _table_coeffs(strategy, t):
     "(a, b) at times t [B] in 0 .. T of a variance-preserving chain, read from its table."
     table = getattr(getattr(strategy, 'scheduler', None), 'alphas_cumprod', None)
@@ -55,7 +71,7 @@ def _table_coeffs(strategy, t):
             'in setup_scheduler'
         )
     t = _double(t)
-    alpha_bar = F.pad(_double(table).to(t.device), (1, 0), value=1.0)[t.round().long()]
+    alpha_bar = _padded_table(strategy, table, t.device)[t.round().long()]
     return alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
 
 # %% ../../nbs/diffusion/00_strategies.ipynb #10c5773e

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['STOP_FILE_REASON', 'BOARD_TAGS', 'DiffusionTrainer']
 
-# %% ../../nbs/diffusion/11_trainer.ipynb #be5cd07a
+# %% ../../nbs/diffusion/11_trainer.ipynb #69982828
 import json
 import math
 import time
@@ -21,6 +21,7 @@ from torch.utils.tensorboard import SummaryWriter
 import medgen.diffusion.saving  # noqa: F401, adds methods to StepTrainer
 import medgen.diffusion.validation  # noqa: F401, the same
 from ..core.files import write_atomic
+from ..core.processes import keep_compiled
 from .checkpoints import checkpoint_table, random_states, set_random_states
 from .step import StepTrainer, TrainingError, choices_table, new_record
 
@@ -181,11 +182,20 @@ def synchronize(self: DiffusionTrainer):
 
 
 @patch
+def _compile(self: DiffusionTrainer):
+    "Compile the network as one graph, which must be the same in all processes."
+    keep_compiled(self.cfg.paths.cache_dir)
+    if self.world > 1:  # else each process cuts its graph by DDP's buckets
+        torch._dynamo.config.optimize_ddp = False
+    self.raw_network.compile()
+
+# %% ../../nbs/diffusion/11_trainer.ipynb #abc783a5
+@patch
 def _compile_pays(self: DiffusionTrainer) -> tuple[bool, str]:
     "Whether compiled steps are faster, and the measurement."
     batch, states = next(iter(self.batches(0))), random_states()
     plain = self._time_step(batch)
-    self.raw_network.compile()
+    self._compile()
     try:
         compiled = self._time_step(batch)
     except Exception as e:  # whatever a compiler may raise
@@ -210,9 +220,9 @@ def choose_compile(self: DiffusionTrainer):
     elif left < 3000:
         on, why = False, f'auto: {left} steps are too few to earn the warm-up back'
     else:
-        on, why = broadcast_object_list([self._compile_pays() if self.is_main else None])[0]
+        on, why = broadcast_object_list([self._compile_pays()])[0]  # all try, so that none waits; the first decides
     if on:
-        self.raw_network.compile()
+        self._compile()
     else:
         self.raw_network._compiled_call_impl = None  # what `compile` sets; torch has no public way back
     self.choose('torch.compile', 'on' if on else 'off', why)
@@ -285,9 +295,10 @@ def fit(
 ) -> list[dict]:  # one record per epoch
     "Train to the last epoch, or until asked to stop; `state` says which."
     a = self.args
-    with self._in_use():
+    with self._in_use(), self.switches():
         if not self.step and not self.history:
             set_seed(self.cfg.seed + self.rank)  # for networks with dropout; medgen's own draws are seeded by the step
+        _ = self.facts  # by all processes now, so that none waits for the main one at its first checkpoint
         self.choose_compile()
         self._write_status('training')
         while self.epoch < a.epochs and (record := self.train_epoch(callback, stop)):

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['validation_times']
 
-# %% ../../nbs/diffusion/09_validation.ipynb #fb2a05a9
+# %% ../../nbs/diffusion/09_validation.ipynb #2aabc37a
 import time
 
 import numpy as np
@@ -13,6 +13,7 @@ import torch
 from accelerate.utils import broadcast_object_list, gather_object
 from fastcore.basics import patch
 
+from ..core.processes import to_device
 from .losses import band_means
 from .modes import from_network
 from .sampling import image_noise, predict, sample
@@ -58,13 +59,16 @@ def validation_loss(self: StepTrainer) -> dict:
     mine, times = np.arange(n)[self.rank :: self.world], validation_times(n, self.strategy.num_timesteps, self.cfg.seed)
     for i in range(0, len(mine), size):
         at = mine[i : i + size]
-        images, condition = self.mode.prepare_batch(self.store.get(self.val_rows[at], self.names), self.device)
-        t, noise = times[at], image_noise(at, self.image_shape, self.cfg.seed + 1).to(self.device)
+        batch = self.on_device(self.store.get(self.val_rows[at], self.names))
+        images, condition = self.mode.prepare_batch(batch, self.device)
+        noise = to_device(image_noise(at, self.image_shape, self.cfg.seed + 1), self.device)
+        t = to_device(times[at], self.device)
         x_t = self.strategy.add_noise(images, noise, t)
         with self.accelerator.autocast():
             prediction = predict(self.eval_network, self.strategy, self.mode, x_t, condition, t)
-        losses.append(self.strategy.compute_loss(prediction, images, noise, t).cpu())
-    return self.loss_by_time(_from_all(mine, torch.cat(losses), n), times, 'val_')
+        losses.append(self.strategy.compute_loss(prediction, images, noise, t))
+    losses = torch.cat([part.cpu() for part in losses])  # not before the end, because it waits for the device
+    return self.loss_by_time(_from_all(mine, losses, n), times, 'val_')
 
 # %% ../../nbs/diffusion/09_validation.ipynb #0211606f
 @patch
@@ -84,8 +88,8 @@ def draw_samples(
                 self.eval_network,
                 self.strategy,
                 self.mode,
-                image_noise(mine, self.image_shape, self.cfg.seed).to(self.device),
-                None if condition is None else condition[mine],
+                to_device(image_noise(mine, self.image_shape, self.cfg.seed), self.device),
+                None if condition is None else condition[self.rank :: self.world],
                 self.args.sample_steps,
                 self.batch_size,
                 mean_image=self.facts.averages['mean_image'],

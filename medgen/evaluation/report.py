@@ -180,6 +180,8 @@ def _profile(
     measured = images.spread(most)
     values = pd.DataFrame(np.concatenate([measure(np.asarray(x)[:, 0]) for x in measured.batches(sequence)]))
     patients = values.groupby(measured.groups).mean().dropna()
+    if patients.empty:
+        return Profile(*np.full((3, values.shape[1]), np.nan))
     return Profile(values.dropna().mean().to_numpy(), *np.quantile(patients, [0.1, 0.9], axis=0))
 
 
@@ -223,7 +225,8 @@ def plot_histograms(
             at = np.linspace(FOREGROUND, 1, len(p.mean) + 1)
             if label == 'held-out':
                 ax.stairs(p.high, at, baseline=p.low, fill=True, color=colour, alpha=0.25, label=BAND)
-            ax.stairs(p.mean, at, color=colour, lw=1.3, label=_label(label, images))
+            nothing = ', no pixel above background' if np.isnan(p.mean).all() else ''
+            ax.stairs(p.mean, at, color=colour, lw=1.3, label=_label(label, images) + nothing)
         ax.set(title=name, xlabel='brightness', ylabel='share of the foreground', xlim=(FOREGROUND, 1))
         ax.set_ylim(bottom=0)
     axs[0, -1].legend()

@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['PREPROCESSING', 'find_checkpoint', 'Model', 'open_model', 'check_model', 'check_pair', 'RealMasks', 'training_store',
-           'copy_index', 'reject_copies', 'Sources', 'dataset_identity', 'this_device', 'mask_rules', 'open_catalogue',
-           'open_sources', 'demo_model', 'demo_models', 'stage_seed', 'draw_masks', 'draw_images', 'PendingImage',
-           'image_record', 'GenerationLoop', 'check_ready', 'GenerationResult', 'open_writer', 'make_images',
-           'make_images_with_processes', 'count_records', 'generate', 'copies_text', 'card_facts']
+           'copy_index', 'reject_copies', 'Sources', 'dataset_identity', 'launches_processes', 'mask_rules',
+           'open_catalogue', 'open_sources', 'demo_model', 'demo_models', 'stage_seed', 'draw_masks', 'draw_images',
+           'PendingImage', 'image_record', 'GenerationLoop', 'check_ready', 'GenerationResult', 'open_writer',
+           'make_images', 'make_images_with_processes', 'count_records', 'generate', 'copies_text', 'card_facts']
 
-# %% ../../nbs/generation/01_generate.ipynb #f707395b
+# %% ../../nbs/generation/01_generate.ipynb #64e19e8e
 import glob
 import json
+import math
 import os
 import tempfile
 import time
@@ -30,10 +31,10 @@ from IPython import get_ipython
 from IPython.display import display
 from omegaconf import DictConfig, OmegaConf
 
-# %% ../../nbs/generation/01_generate.ipynb #4bec9634
+# %% ../../nbs/generation/01_generate.ipynb #da631c64
 from ..core.config import ConfigError, compose_config, versions
 from ..core.files import file_hash
-from ..core.processes import StopSignals, process_count, run_processes
+from ..core.processes import StopSignals, keep_compiled, process_count, run_processes, this_device, to_device
 from ..core.show import ProgressBar
 from ..data.images import real_set
 from ..data.layouts import DataError
@@ -122,10 +123,23 @@ class Model:
         return Path(self.about['folder'])
 
 # %% ../../nbs/generation/01_generate.ipynb #1169e68a
+def _for_inference(network, strategy, about, device, cfg):
+    "The network as it is used here, and what was chosen; `compile=auto` needs to know how long the run is."
+    keep_compiled(cfg.cache_dir)
+    _, height, width = about['image_shape']
+    batch = torch.zeros(cfg.batch_size, about['in_channels'], height, width, device=device)
+    batches = math.ceil(cfg.num_images / cfg.batch_size / int(os.environ.get('WORLD_SIZE', 1)))
+    evaluations = batches * cfg.num_steps
+    return inference_network(
+        network, device, cfg.mixed_precision, cfg.compile, strategy, batch=batch, evaluations=evaluations
+    )
+
+
 def open_model(
     path: str,  # as for `find_checkpoint`
     cfg: DictConfig,  # of the job 'generate'
     device: str,
+    ready: bool = True,  # False: nothing will be drawn here, another process does it
 ) -> Model:
     "The model of an argument, on the device and ready to sample."
     folder, why = find_checkpoint(path, cfg.checkpoint)
@@ -133,7 +147,10 @@ def open_model(
         network, strategy, mode, about = load_model(folder, device, cfg.use_ema)
     except ValueError as e:
         raise ConfigError(f'{path!r}: {e}') from None
-    network, choices = inference_network(network, device, cfg.mixed_precision, cfg.compile, strategy)
+    if ready:
+        network, choices = _for_inference(network, strategy, about, device, cfg)
+    else:
+        choices = dict(device=('a GPU for each process', 'they are started by this one, which holds none'))
     weights = ('moving average' if about['uses_ema'] else 'last step', 'as asked')
     if cfg.use_ema and not about['uses_ema']:
         weights = ('last step', 'the checkpoint has no moving average')
@@ -332,11 +349,9 @@ def dataset_identity(s: Sources) -> dict:
     return identity
 
 # %% ../../nbs/generation/01_generate.ipynb #3bdda90e
-def this_device() -> str:
-    "The GPU of this process if there is one, else the CPU."
-    if not torch.cuda.is_available():
-        return 'cpu'
-    return f'cuda:{int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count()}'
+def launches_processes(cfg: DictConfig) -> bool:
+    "Whether this process only starts others, which make the images."
+    return 'RANK' not in os.environ and process_count(cfg.multi_gpu, cfg.num_processes) > 1
 
 
 def mask_rules(cfg: DictConfig, seg: Model | None) -> MaskRules:
@@ -356,14 +371,17 @@ def open_catalogue(catalogue: str | None) -> list:  # of `LesionRequest`
     except ValueError as e:
         raise ConfigError(f'catalogue={catalogue!r}: {e}') from None
 
-
+# %% ../../nbs/generation/01_generate.ipynb #9f50d837
 def open_sources(
     cfg: DictConfig,  # of the job 'generate', with models (see `demo_models`)
-    device: str = None,  # `this_device()` by default
+    device: str = None,  # by default `this_device()`, and no GPU in a process that only starts others
 ) -> Sources:
     "Open all models and masks of a run, and refuse what does not fit together."
-    device = device or this_device()
-    seg, image = [open_model(cfg[k], cfg, device) if cfg[k] else None for k in ('seg_model', 'image_model')]
+    ready = device is not None or not launches_processes(cfg)
+    device = device or (this_device() if ready else 'cpu')
+    if device.startswith('cuda'):
+        torch.cuda.set_device(device)  # for what asks for no device of its own, such as features of images
+    seg, image = [open_model(cfg[k], cfg, device, ready) if cfg[k] else None for k in ('seg_model', 'image_model')]
     for parameter, model in dict(seg_model=seg, image_model=image).items():
         if model:
             check_model(model, cfg, parameter)
@@ -375,8 +393,9 @@ def open_sources(
         check_requests(sources.requests, sources.rules, sources.plane)
     except ValueError as e:
         raise ConfigError(f'catalogue={cfg.catalogue!r}: {e}') from None
-    if cfg.drop_copies:
-        sources.copies = {k: copy_index(m, cfg) for k, m in dict(masks=seg, images=image).items() if m}
+    if cfg.drop_copies and ready:
+        with FileLock(Path(cfg.cache_dir).expanduser() / '.copies.lock'):  # several processes: one computes, all read
+            sources.copies = {k: copy_index(m, cfg) for k, m in dict(masks=seg, images=image).items() if m}
     return sources
 
 # %% ../../nbs/generation/01_generate.ipynb #55a53a01
@@ -435,13 +454,13 @@ def stage_seed(
 def _draw(model, cfg, stage, indices, attempts, condition=None, callback=None):
     "[N,C,H,W] in [0, 1] that a model draws for some images."
     seed = stage_seed(cfg.seed, stage)
-    noise = image_noise(indices, tuple(model.about['image_shape']), seed, attempts).to(model.device)
+    noise = to_device(image_noise(indices, tuple(model.about['image_shape']), seed, attempts), model.device)
     x = sample(
         model.network,
         model.strategy,
         model.mode,
         noise,
-        condition if condition is None else condition.to(model.device),
+        condition if condition is None else to_device(condition, model.device),
         cfg.num_steps,
         cfg.batch_size,
         cfg.sampler,
@@ -668,15 +687,12 @@ def make_images(
 
 
 def make_images_with_processes(
-    n: int,  # processes
-    cfg: DictConfig,
-    folder: Path,
-    stop=None,
-    progress: bool = True,
+    cfg: DictConfig, folder: Path, stop=None, progress: bool = True
 ) -> str | None:  # why they stopped early
     "Let several processes make the images: of this machine, or the tasks of a Slurm job."
     parameters = {k: v for k, v in OmegaConf.to_container(cfg).items() if k != 'choices'}
-    arguments = [f'{k}={json.dumps(v, ensure_ascii=False)}' for k, v in parameters.items()]
+    # text arrives as it is; the rest is read as YAML, of which JSON is a part
+    arguments = [f'{k}={v if isinstance(v, str) else json.dumps(v)}' for k, v in parameters.items()]
 
     def done():
         return sum(path.read_bytes().count(b'\n') for path in (folder / 'records').glob('*.jsonl'))
@@ -689,6 +705,7 @@ def make_images_with_processes(
         def watch():
             bar.update(done() - bar.n)
 
+        n = process_count(cfg.multi_gpu, cfg.num_processes)
         return run_processes(n, 'medgen.scripts.generate', arguments, Path(logs), watch, stop)
 
 # %% ../../nbs/generation/01_generate.ipynb #8114a649
@@ -704,14 +721,19 @@ def generate(
     progress: bool = True,  # show a progress bar
 ) -> GenerationResult:
     "Make a dataset, or go on with it."
-    begun, stop = time.time(), stop or StopSignals()
+    begun, stop, loop = time.time(), stop or StopSignals(), None
     sources = sources or open_sources(cfg)
-    writer, loop = open_writer(sources), None
-    before, n = writer.done(), process_count(cfg.multi_gpu, cfg.num_processes)
     with stop.interrupts():
-        if n > 1 and 'RANK' not in os.environ:
-            reason = make_images_with_processes(n, cfg, writer.folder, stop, progress)
+        if launches_processes(cfg):
+            folder = Path(cfg.output_dir).expanduser()
+            folder.mkdir(parents=True, exist_ok=True)
+            before = {r['index'] for r in whole_records(folder)}
+            reason = make_images_with_processes(cfg, folder, stop, progress)
+            sources = open_sources(cfg, this_device())  # the processes have ended: a GPU is free for this one
+            writer = open_writer(sources)
         else:
+            writer = open_writer(sources)
+            before = writer.done()
             loop, reason = make_images(sources, writer, stop, progress)
     records = [r for r in whole_records(writer.folder) if r['index'] < cfg.num_images]
     result = GenerationResult(

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DIVERSITY_MEASURES', 'PairMean', 'quality', 'other_group', 'SSIMPairs', 'LPIPSPairs', 'pair_values', 'diversity']
 
-# %% ../../nbs/metrics/11_diversity.ipynb #a73da9ab
+# %% ../../nbs/metrics/11_diversity.ipynb #47287e6b
 import math
 from functools import lru_cache, partial
 from typing import NamedTuple
@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..core.config import registered
+from ..core.processes import exact_float32
 from .intervals import Interval, NotComputed, group_numbers, jackknife_interval, mean_interval
 from medgen.metrics.pairs import (
     MEASURES,
@@ -156,7 +157,10 @@ class LPIPSPairs:
     def prepare(self, x):  # [N,C,H,W]
         "[N,D] features whose squared distance is LPIPS."
         scale = 1 if x.shape[1] == 3 else x.shape[1] ** 0.5  # the mean over channels
-        return torch.cat([self._features(as_colour(part)).view(len(part), -1) / scale for part in x.split(16)])
+        device = next(self.network.parameters()).device
+        with exact_float32():
+            parts = [self._features(as_colour(part, device)).cpu() for part in x.split(16)]  # they fill a GPU's memory
+        return torch.cat(parts).view(len(x), -1) / scale
 
     def _features(self, x):
         from lpips import normalize_tensor

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['EXTRACTORS', 'PART', 'resize', 'Extractor', 'find_extractor', 'extract']
 
-# %% ../../nbs/metrics/05_features.ipynb #82952cbf
+# %% ../../nbs/metrics/05_features.ipynb #033d3082
 import hashlib
 import os
 import warnings
@@ -22,6 +22,7 @@ from torch import Tensor
 import medgen.metrics.radiomics
 from ..core.config import registered
 from ..core.files import file_hash
+from ..core.processes import exact_float32, this_device, to_device
 from ..core.show import ProgressBar
 from .intervals import NotComputed
 from .pairs import check_pictures
@@ -77,8 +78,9 @@ def _network_features(
 ) -> Tensor:  # [N,D] float32, on the CPU
     "Features of one batch, in full float32 also on GPUs that would round to TF32."
     device = next(net.parameters()).device
-    x = network.scale(resize(images.to(device), network.size).expand(-1, 3, -1, -1))
-    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+    x = network.scale(resize(to_device(images, device), network.size).expand(-1, 3, -1, -1))
+    flags = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
+    with flags, exact_float32():
         y = net(x)
     return (y.mean((2, 3)) if y.ndim == 4 else y).float().cpu()
 
@@ -103,7 +105,7 @@ def _fingerprint_weights(name, cache_dir):
 
 
 def _load_features(name, cache_dir, device):
-    net = load_network(name, cache_dir).to(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
+    net = load_network(name, cache_dir).to(device or this_device())
     return lambda images: _network_features(net, feature_network(name), images).numpy()
 
 

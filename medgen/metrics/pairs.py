@@ -6,7 +6,7 @@
 __all__ = ['WINDOW', 'SCALE_WEIGHTS', 'NETS', 'MEASURES', 'check_pictures', 'mae', 'psnr', 'ms_ssim_weights', 'ms_ssim',
            'lpips_network', 'as_colour', 'lpips', 'measure_label']
 
-# %% ../../nbs/metrics/04_pairs.ipynb #4c063208
+# %% ../../nbs/metrics/04_pairs.ipynb #a2ea76b7
 from functools import lru_cache, partial
 
 import numpy as np
@@ -14,6 +14,7 @@ import torch
 from monai.metrics import MAEMetric, MultiScaleSSIMMetric, PSNRMetric
 from torch import Tensor
 
+from ..core.processes import exact_float32, this_device, to_device
 from .intervals import NotComputed
 from .perceptual import LPIPSDistance
 from .weights import WeightsError, find_weights, load_network
@@ -93,26 +94,30 @@ NETS = dict(alex='alexnet', vgg='vgg16')  # the package's names, ours
 
 
 @lru_cache(maxsize=None)
-def _lpips_of(net, path):  # path: another file is another network
-    return LPIPSDistance(load_network(NETS[net]), net)
+def _lpips_of(net, path, device):  # path: another file is another network
+    return LPIPSDistance(load_network(NETS[net]), net).to(device)
 
 
 def lpips_network(net: str = 'alex') -> LPIPSDistance:  # or 'vgg'
-    "The network of LPIPS, loaded once."
+    "The network of LPIPS, loaded once, on the GPU if there is one."
     if net not in NETS:
         raise ValueError(f'LPIPS with {net!r}: must be one of {", ".join(NETS)}')
     try:
-        return _lpips_of(net, find_weights(NETS[net]))
+        return _lpips_of(net, find_weights(NETS[net]), this_device())
     except WeightsError as e:
         raise NotComputed(f'LPIPS ({net}): {e}') from None
 
 
-def as_colour(x: Tensor) -> Tensor:  # [N,C,H,W] in [0, 1] -> [n,3,H,W] in [-1, 1]
+def as_colour(
+    x: Tensor,  # [N,C,H,W] in [0, 1]
+    device: str | torch.device = 'cpu',  # of the network
+) -> Tensor:  # [n,3,H,W] in [-1, 1]
     "Colour images as they are, others one channel at a time."
     height, width = x.shape[-2:]
     if min(height, width) < 32:
         raise NotComputed(f'LPIPS: images of {height}x{width} pixels are too small for its features; 32 is the least')
-    return 2 * (x if x.shape[1] == 3 else x.flatten(0, 1)[:, None].expand(-1, 3, -1, -1)) - 1
+    x = 2 * to_device(x, torch.device(device)) - 1
+    return x if x.shape[1] == 3 else x.flatten(0, 1)[:, None].expand(-1, 3, -1, -1)
 
 
 @torch.no_grad()
@@ -123,9 +128,11 @@ def lpips(
 ) -> Tensor:  # [N]; 0 is equal
     "LPIPS 0.1 of each pair of images."
     a, b = _check_pairs(a, b)
-    network = lpips_network(net)
-    values = [network(as_colour(x), as_colour(y)).view(len(x), -1).mean(1) for x, y in zip(a.split(16), b.split(16))]
-    return torch.cat(values)
+    device, network, values = this_device(), lpips_network(net), []
+    with exact_float32():
+        for x, y in zip(a.split(16), b.split(16)):
+            values.append(network(as_colour(x, device), as_colour(y, device)).view(len(x), -1).mean(1))
+    return torch.cat(values).cpu()
 
 # %% ../../nbs/metrics/04_pairs.ipynb #1e5000c1
 MEASURES = dict(mae=mae, psnr=psnr, ms_ssim=ms_ssim, lpips_alex=lpips, lpips_vgg=partial(lpips, net='vgg'))

@@ -356,6 +356,9 @@ def main(argv: list[str] | None = None) -> int:  # 1 if anything failed
         epilog='Exit status: 0, or 1 if a check failed. What cannot be checked here is named and is no failure.',
     )
     parser.parse_args(argv)
+    from medgen.core.show import tolerate_ascii
+
+    tolerate_ascii()
     findings = checkup(lambda f: print(f, flush=True))
     count = {s: sum(f.state == s for f in findings) for s in ('ok', 'failed', 'not checked')}
     print('\n' + ', '.join(f'{n} {s}' for s, n in count.items()))

@@ -6,15 +6,16 @@
 __all__ = ['USAGE', 'JOBS', 'COMMANDS', 'split_arguments', 'split_job', 'command_run', 'check_arguments', 'command_check',
            'command_submit', 'command_sweep', 'command_probe', 'main']
 
-# %% ../../nbs/scripts/03_slurm.ipynb #a03bd396
+# %% ../../nbs/scripts/03_slurm.ipynb #aeac6aa6
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from ..core.config import ConfigError
+from ..core.show import tolerate_ascii
 from ..slurm.check import NotSubmitted, adopt_site, check, probe, submit
 from ..slurm.commands import SlurmError
-from ..slurm.job import parse_parameters, run_job
+from ..slurm.job import PARAMETER_FLAGS, parse_parameters, run_job
 from ..slurm.sweep import submit_sweep, task_row
 from ..slurm.watch import main as watch_jobs
 
@@ -32,6 +33,7 @@ USAGE = '''medgen-slurm: medgen's jobs on a Slurm cluster. JOB is train, generat
   medgen-slurm run JOB [--table=FILE] [-p NAME VALUE]...
       what a job script calls, inside the job
 
+A text that looks like a number, such as a folder 007, is given with -r NAME VALUE in place of -p.
 check and submit: --no-node leaves the compute node out, --wait=60 is how many seconds to wait for one,
 --script=FILE names another script. submit: --force submits although something failed.
 The site's partition, account and modules are in slurm/site.sh.
@@ -43,7 +45,7 @@ def split_arguments(
     own: tuple[str, ...] = (),  # names of this command's own options
 ) -> tuple[dict, list[str], dict]:  # own options, those of sbatch, parameters
     "Sort the arguments by whom they are for."
-    at = next((i for i, a in enumerate(args) if a in ('-p', '--parameters')), len(args))
+    at = next((i for i, a in enumerate(args) if a in PARAMETER_FLAGS), len(args))
     mine, slurm = {}, []
     for a in args[:at]:
         name, _, value = a.removeprefix('--').partition('=')
@@ -131,6 +133,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = dict(
 # %% ../../nbs/scripts/03_slurm.ipynb #8ec4981f
 def main(argv: list[str] = None) -> int:  # exit status
     "Entry point of `medgen-slurm`."
+    tolerate_ascii()
     args = sys.argv[1:] if argv is None else argv
     if not args or args[0] in ('-h', '--help') or (args[0] != 'watch' and {'-h', '--help'} & set(args)):
         print(USAGE)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['USAGE', 'dotted_arguments', 'run_command', 'main']
 
-# %% ../../nbs/scripts/00_train.ipynb #9b1fa6b2
+# %% ../../nbs/scripts/00_train.ipynb #b9b6df85
 import argparse
 import os
 import sys
@@ -13,6 +13,7 @@ from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from medgen.core.config import (
@@ -26,6 +27,7 @@ from medgen.core.config import (
     resolve_name,
 )
 from ..core.processes import adopt_slurm_step
+from ..core.show import tolerate_ascii
 from ..data.layouts import DataError
 from ..diffusion.run import train
 from ..diffusion.step import TrainingError
@@ -52,35 +54,56 @@ def dotted_arguments(
     config_dir: str | Path = None,  # a folder of the user's own choices
     job: str = 'train',
 ) -> list[str]:
-    "Arguments with every flat name=value replaced by its dotted form; flags stay."
+    "Arguments with every flat name=value replaced by its dotted form, as Hydra needs it; flags stay."
     leaves, groups = read_leaves(config_dir, job), group_choices(config_dir, job)
 
     def dotted(argument):
         name, is_override, value = argument.partition('=')
-        if not is_override or name.startswith(('-', 'hydra.')):
+        if not is_override or name.startswith(('-', 'hydra')):
             return argument
-        return f'{resolve_name(name, leaves, groups, job)}={value}'
+        name = resolve_name(name, leaves, groups, job)
+        new = '++' if name.count('.') > 1 else ''  # an entry that a map may not have yet
+        return f'{new}{name}={value}'
 
     return [dotted(argument) for argument in argv]
 
 # %% ../../nbs/scripts/00_train.ipynb #c86f2a52
-def _own_folder(argv) -> str | None:
-    "The folder that `--config-dir` names, if any."
+def _own_flags(argv):
+    "The flags that medgen serves itself, and all other arguments."
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument('--config-dir', '-cd')
-    return parser.parse_known_args(argv)[0].config_dir
+    parser.add_argument('--cfg', '-c')
+    parser.add_argument('--resolve', action='store_true')  # what medgen shows always is
+    parser.add_argument('--help', '-h', action='store_true')
+    return parser.parse_known_args(argv)
 
 
-def _run_with_hydra(argv, overrides, run, preset):
+def _quoted(argument):
+    "An override whose values Hydra takes as they are; each becomes a run."
+    name, is_override, value = argument.partition('=')
+    if not is_override or argument.startswith('-') or set('[({\'"') & set(value):
+        return argument
+    return f'{name}=' + ','.join(f"'{part}'" for part in value.split(','))
+
+
+def _unquoted(argument):
+    "The override of one run, as it was typed."
+    name, _, value = argument.lstrip('+').partition('=')
+    typed = value[1:-1] if value.startswith("'") else value
+    return f'{name}={typed}'
+
+
+def _run_with_hydra(argv, run, job):
     "Hydra serves its flags, and calls `run` with the overrides of each run."
-    last = max((i for i, a in enumerate(argv, 1) if a in overrides), default=len(argv))
+    last = max((i for i, a in enumerate(argv, 1) if '=' in a and not a.startswith('-')), default=len(argv))
     # argparse wants all overrides in one row; no log file beside the run folder
-    sys.argv[1:] = [*argv[:last], 'hydra/job_logging=none', *argv[last:]]
+    quoted = [a if a.startswith('hydra') else _quoted(a) for a in argv]
+    sys.argv[1:] = [*quoted[:last], 'hydra/job_logging=none', *quoted[last:]]
 
     def composed(cfg):
-        run(list(HydraConfig.get().overrides.task))
+        run([_unquoted(a) for a in HydraConfig.get().overrides.task])
 
-    hydra.main(version_base='1.3', config_path=str(CONFIG_DIR), config_name=preset)(composed)()
+    hydra.main(version_base='1.3', config_path=str(CONFIG_DIR), config_name=JOBS[job])(composed)()
 
 # %% ../../nbs/scripts/00_train.ipynb #4363445f
 def run_command(
@@ -90,33 +113,35 @@ def run_command(
     errors: tuple = (),  # further exceptions whose message alone is shown
 ):
     "A command with Hydra's conveniences for one job."
-    own = _own_folder(sys.argv[1:])
-    if {'-h', '--help'} & set(sys.argv[1:]):
+    tolerate_ascii()
+    flags, arguments = _own_flags(sys.argv[1:])
+    if flags.help:
         print(usage)
-        print(help_text(own, job))
+        print(help_text(flags.config_dir, job))
         return
     adopt_slurm_step()
     one_of_several = 'RANK' in os.environ
 
     def compose_and_run(overrides):
         try:
-            run(compose_config(overrides, own, job))
+            cfg = compose_config(overrides, flags.config_dir, job)
+            if flags.cfg:
+                print(OmegaConf.to_yaml(OmegaConf.masked_copy(cfg, [name for name in cfg if name != 'choices'])))
+            else:
+                run(cfg)
         except (ConfigError, DataError, TrainingError, WeightsError, *errors) as e:
             if one_of_several:
-                raise  # their launcher shows the traceback, which Hydra would hide from it
+                raise  # their launcher shows the traceback
             sys.exit(f'{type(e).__name__}: {e}')
 
+    if flags.cfg in (None, 'job') and not any(a.startswith(('-', 'hydra.', 'hydra/')) for a in arguments):
+        compose_and_run(arguments)
+        return
     try:
-        argv = dotted_arguments(sys.argv[1:], own, job)
-        overrides = [a for a in argv if '=' in a and not a.startswith(('-', 'hydra.'))]
-        multirun = {'--multirun', '-m'} & set(argv)
-        preset = JOBS[job] if multirun or one_of_several else compose_config(overrides, own, job).choices.preset
+        argv = dotted_arguments(sys.argv[1:], flags.config_dir, job)
     except ConfigError as e:
         sys.exit(f'ConfigError: {e}')
-    if one_of_several:
-        compose_and_run(overrides)
-    else:
-        _run_with_hydra(argv, overrides, compose_and_run, preset)
+    _run_with_hydra(argv, compose_and_run, job)
 
 # %% ../../nbs/scripts/00_train.ipynb #d855030d
 @record  # leaves a traceback for the launcher of several processes

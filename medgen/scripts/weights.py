@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['describe_network', 'check_networks', 'main']
 
-# %% ../../nbs/scripts/05_weights.ipynb #5a601efc
+# %% ../../nbs/scripts/05_weights.ipynb #55ff70af
 import argparse
 import sys
 from pathlib import Path
 
 from ..core.config import ConfigError
+from ..core.show import tolerate_ascii
 from medgen.metrics.weights import (
     NETWORKS,
     WeightsError,
@@ -95,6 +96,7 @@ def _parser() -> argparse.ArgumentParser:
 # %% ../../nbs/scripts/05_weights.ipynb #38c18cde
 def main(argv: list[str] | None = None) -> int:
     "Entry point of `medgen-weights`."
+    tolerate_ascii()
     args = _parser().parse_args(argv)
     try:
         if args.command == 'list':

@@ -263,6 +263,7 @@ def sample_data(
 
     (recipe, names), data_dir = recipe_of_run(cfg), Path(cfg.paths.data_dir).expanduser()
     found = find_patients(data_dir, recipe, names, cfg.data.val_fraction)
+    found = found[found.split != 'test']  # training never reads test/
     missing = [e for row in found.itertuples() for e in row.missing.values()]
     if missing and not cfg.data.skip_bad_patients:
         raise CheckProblem(f'{len(missing)} files are missing: {missing[0]}', 'add them, or skip_bad_patients=true')
@@ -503,9 +504,10 @@ class NotSubmitted(ValueError):
 
 
 def parameter_words(parameters: dict) -> list[str]:
-    "Parameters as words of the job's command line, `-p name value`."
+    "Parameters as words of the job's command line: `-p name value`, and `-r` for a text, which stays one."
     text = {k: json.dumps(v) if isinstance(v, (list, dict)) else str(v) for k, v in parameters.items()}
-    return [word for name, value in text.items() for word in ('-p', name, value)]
+    flags = {k: '-r' if isinstance(v, str) else '-p' for k, v in parameters.items()}
+    return [word for name, value in text.items() for word in (flags[name], name, value)]
 
 
 def submit(
