@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['CONFIG_DIR', 'GROUP_ALIASES', 'JOBS', 'ConfigError', 'Leaf', 'read_leaves', 'group_choices', 'find_class', 'nearest',
            'registered', 'check_value', 'resolve_name', 'parse_overrides', 'compose_config', 'run_parameters',
-           'config_table', 'versions', 'git_revision', 'start_run', 'writing_to', 'name_unknown_user', 'help_text']
+           'config_table', 'versions', 'git_revision', 'start_run', 'writing_to', 'check_writable', 'name_unknown_user',
+           'help_text']
 
 # %% ../../nbs/core/02_config.ipynb #35b24af9
 import difflib
@@ -209,10 +210,19 @@ def _keeps(value, rule):
     return True
 
 # %% ../../nbs/core/02_config.ipynb #ffd5f6c8
+class _PlainLoader(yaml.SafeLoader):
+    "YAML without dates: `2026-11-26` is a name."
+
+    yaml_implicit_resolvers = {
+        first: [(tag, form) for tag, form in rules if not tag.endswith(':timestamp')]
+        for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
 def _from_yaml(text):
     "What a text says in YAML; the text itself if that is not YAML."
     try:
-        return yaml.safe_load(text)
+        return yaml.load(text, _PlainLoader)
     except yaml.YAMLError:
         return text
 
@@ -645,6 +655,17 @@ def writing_to(
             ', or export MEDGEN_CACHE=DIR' if name == 'cache_dir' else ''
         )
         raise ConfigError(f'{name}={str(folder)!r}: cannot be written to ({e.strerror}; {free}). {cure}') from e
+
+
+def check_writable(name: str, folder: str | Path):
+    "Refuse a folder, named by a parameter, in which no file can be made."
+    folder = Path(folder).expanduser()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as e:
+        cure = f'Give another folder: {name}=DIR'
+        raise ConfigError(f'{name}={str(folder)!r}: cannot be written to ({e.strerror}). {cure}') from None
 
 # %% ../../nbs/core/02_config.ipynb #a13b8222
 def name_unknown_user(env=None):

@@ -7,12 +7,13 @@ __all__ = ['RECIPE_VERSION', 'MASK', 'FOREGROUND', 'BRAINMETSHARE', 'PLANES', 'N
            'load_volume', 'Recipe', 'read_scaled', 'slice_axis', 'to_slices', 'from_slices', 'check_grids', 'Slices',
            'preprocess', 'find_patients', 'DataCheck', 'for_each_patient', 'check_data']
 
-# %% ../../nbs/data/02_slices.ipynb #294a8815
+# %% ../../nbs/data/02_slices.ipynb #6d85d49c
 import hashlib
 import json
 import os
 import zlib
 from dataclasses import asdict, dataclass, field
+from numbers import Real
 from pathlib import Path
 from typing import NamedTuple
 
@@ -151,8 +152,12 @@ class Recipe:
     def __post_init__(self):
         kinds = dict(image_size=int, modalities=dict, lower_percentile=float, upper_percentile=float, mask_labels=tuple)
         for name, kind in kinds.items():
-            object.__setattr__(self, name, kind(getattr(self, name)))
-        if any(isinstance(v, bool | str) or v % 1 for v in self.mask_labels):
+            value = getattr(self, name)
+            try:
+                object.__setattr__(self, name, kind(value))
+            except (TypeError, ValueError):
+                raise ValueError(f'{name}={value!r}: cannot be read as {kind.__name__}') from None
+        if any(isinstance(v, bool) or not isinstance(v, Real) or v % 1 for v in self.mask_labels):
             raise ValueError(f'mask_labels={list(self.mask_labels)}: labels are whole numbers')
         object.__setattr__(self, 'mask_labels', tuple(int(v) for v in self.mask_labels))
         for name, known in dict(scaling=('percentile', 'minmax', 'none'), slice_plane=('auto', *PLANES)).items():
@@ -169,7 +174,7 @@ class Recipe:
         text = json.dumps([RECIPE_VERSION, asdict(self)], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
-
+# %% ../../nbs/data/02_slices.ipynb #14c0b390
 PLANES = dict(sagittal=0, coronal=1, axial=2)  # the RAS axis across each plane
 
 # %% ../../nbs/data/02_slices.ipynb #3abc6979
@@ -392,7 +397,11 @@ class DataCheck:
         bad = self.problems[(level == 'leak') | (level == 'error') & self.problems.split.isin(reads)]
         if bad.empty or (skip_bad_patients and (bad.level == 'error').all() and 'train' in set(self.patients.split)):
             return
-        lines = [f'- {p.split}/{p.patient}/{p.file}: {p.problem}. {p.cure}.' for p in bad.itertuples()]
+        # warnings of the same patients may hold the true cause, such as a file without an orientation
+        told = self.problems[
+            self.problems.patient.isin(bad.patient) & ((level == 'warning') | level.index.isin(bad.index))
+        ]
+        lines = [f'- {p.split}/{p.patient}/{p.file}: {p.problem}. {p.cure}.' for p in told.itertuples()]
         hint = 'Cure these, or leave the patients out with skip_bad_patients=true'
         if 'leak' in set(bad.level):
             hint = 'Leakage between splits is always refused'
@@ -430,7 +439,7 @@ def _inspect_mask(patient, volumes: dict[str, Volume]) -> list[dict]:
     mask, path = volumes[MASK].array, patient.files[MASK]
     if not mask.any():
         empty = DataError('the mask is empty', 'Right if the patient has no tumour', path)
-        return [_problem(patient, empty, 'error' if set(patient.files) == {MASK} else 'warning')]
+        return [_problem(patient, empty, 'warning')]
     heads = [(v.array > FOREGROUND).sum() for name, v in volumes.items() if name != MASK]
     if mask.sum() <= min([*heads, mask.size / 2]):
         return []

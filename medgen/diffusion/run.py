@@ -7,7 +7,7 @@ __all__ = ['training_processes', 'check_ready', 'run_differences', 'find_run', '
            'largest_batch', 'choose_lr', 'open_trainer', 'RunView', 'train_processes', 'start_recorded', 'run_training',
            'trainer_after', 'write_summary', 'train']
 
-# %% ../../nbs/diffusion/17_run.ipynb #97d99aa8
+# %% ../../nbs/diffusion/17_run.ipynb #d63d201d
 import json
 import math
 import os
@@ -25,7 +25,7 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from omegaconf import DictConfig, OmegaConf
 
-from ..core.config import ConfigError, start_run
+from ..core.config import ConfigError, check_writable, start_run
 from ..core.files import write_atomic
 from ..core.processes import ProcessesFailed, StopSignals, is_process, process_count, run_processes, this_device
 from ..data.layouts import DataError
@@ -67,12 +67,7 @@ def check_ready(cfg: DictConfig) -> DictConfig:  # the same configuration
     this_device()
     training_processes(cfg)
     for name in ('output_dir', 'cache_dir'):
-        folder = Path(cfg.paths[name]).expanduser()
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            tempfile.TemporaryFile(dir=folder).close()
-        except OSError as e:
-            raise ConfigError(f'{name}={cfg.paths[name]!r}: cannot be written to ({e.strerror})') from None
+        check_writable(name, cfg.paths[name])
     if cfg.training.perceptual_weight and any(name != MASK for name in cfg.mode.images):
         _check_weights(cfg)
     return cfg

@@ -6,7 +6,7 @@
 __all__ = ['PNG_WHITE', 'NO_TUMOUR', 'DARK', 'RANGE_CURE', 'RECORDED', 'EvaluationError', 'PngDataset', 'open_images',
            'preprocessing_fingerprint', 'EvaluationSets', 'open_sets']
 
-# %% ../../nbs/evaluation/00_sides.ipynb #1f265b9d
+# %% ../../nbs/evaluation/00_sides.ipynb #910c0762
 import hashlib
 import json
 import tempfile
@@ -22,7 +22,7 @@ from PIL import Image
 from ..core.config import ConfigError, compose_config, nearest, writing_to
 from ..core.show import ProgressBar
 from ..data.images import ImageSet, real_set
-from ..data.layouts import DataError
+from ..data.layouts import SPLITS, DataError
 from ..data.simulate import cohort_dir
 from ..data.slices import BRAINMETSHARE, MASK, PLANES, Recipe
 from ..data.store import FOREGROUND, SliceStore
@@ -254,7 +254,10 @@ def _open_real(cfg: DictConfig, folder: str, recipe: Recipe, required: list[str]
     if (path / 'generation.json').exists():
         raise EvaluationError(f'{folder}: a generated dataset, not a folder of real patients')
     try:
-        return SliceStore.open(path, recipe, tuple(required), cache, cfg.val_fraction, cfg.skip_bad_patients, progress)
+        reads = SPLITS if cfg.split == 'all' else ('train', cfg.split)
+        return SliceStore.open(
+            path, recipe, tuple(required), cache, cfg.val_fraction, cfg.skip_bad_patients, progress, reads
+        )
     except DataError as e:
         if MASK in required and 'no file matches' in e.cure + e.problem and cfg.positive_only:
             cure = f'{e.cure}\nPatients without masks can be compared with positive_only=false'

@@ -31,8 +31,8 @@ from IPython import get_ipython
 from IPython.display import display
 from omegaconf import DictConfig, OmegaConf
 
-# %% ../../nbs/generation/01_generate.ipynb #da631c64
-from ..core.config import ConfigError, compose_config, versions
+# %% ../../nbs/generation/01_generate.ipynb #845482ae
+from ..core.config import ConfigError, check_writable, compose_config, versions
 from ..core.files import file_hash
 from ..core.processes import StopSignals, keep_compiled, process_count, run_processes, this_device, to_device
 from ..core.show import ProgressBar
@@ -628,12 +628,7 @@ def image_batch(self: GenerationLoop, batch: list[PendingImage]):
 def check_ready(cfg: DictConfig) -> DictConfig:  # the same configuration
     "Refuse what would fail later."
     for name in ('output_dir', 'cache_dir'):
-        folder = Path(cfg[name]).expanduser()
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            tempfile.TemporaryFile(dir=folder).close()
-        except OSError as e:
-            raise ConfigError(f'{name}={cfg[name]!r}: cannot be written to ({e.strerror})') from None
+        check_writable(name, cfg[name])
     for name in ('seg_model', 'image_model'):
         if cfg[name]:
             find_checkpoint(cfg[name], cfg.checkpoint)

@@ -263,8 +263,7 @@ def sample_data(
 
     (recipe, names), data_dir = recipe_of_run(cfg), Path(cfg.paths.data_dir).expanduser()
     found = find_patients(data_dir, recipe, names, cfg.data.val_fraction)
-    found = found[found.split != 'test']  # training never reads test/
-    missing = [e for row in found.itertuples() for e in row.missing.values()]
+    missing = [e for row in found[found.split != 'test'].itertuples() for e in row.missing.values()]
     if missing and not cfg.data.skip_bad_patients:
         raise CheckProblem(f'{len(missing)} files are missing: {missing[0]}', 'add them, or skip_bad_patients=true')
     found = found[found.missing.map(len) == 0]
@@ -281,7 +280,7 @@ def sample_data(
             link.symlink_to(file.absolute())
     recipe = replace(recipe, layout='brainmetshare', modalities={name: f'{name}.nii*' for name in names})
     store, patients = (
-        SliceStore.open(folder / 'data', recipe, names, folder, progress=False),
+        SliceStore.open(folder / 'data', recipe, names, folder, progress=False, reads=('train', 'val')),
         dict(found.split.value_counts()),
     )
     slices = len(store.select('train', cfg.mode.slices)) * patients['train'] / sum(store.patients.split == 'train')
