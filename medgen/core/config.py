@@ -43,6 +43,7 @@ CONFIG_DIR = Path(str(files('medgen'))) / 'configs'
 GROUP_ALIASES = {'compute': 'paths'}  # the name by which users know the group
 JOBS = dict(train='config', generate='generate', evaluate='evaluate')  # the primary YAML file of each job
 _DEMOS = dict(train='demo', generate='generate_demo', evaluate='evaluate_demo')  # the one for want of any input
+_DEMO_STRATEGIES = dict(ddpm={'strategy.prediction': 'v'})  # noise learns the layout of the head too slowly for it
 _INPUTS = dict(train=('paths.data_dir',), generate=('seg_model', 'image_model'), evaluate=('synthetic_dir',))
 
 
@@ -402,6 +403,7 @@ def compose_config(
         cfg = _put(_compose(JOBS[job], choices, config_dir), inputs, leaves)
         if not any(OmegaConf.select(cfg, name) for name in _INPUTS[job]):
             cfg = _compose(_DEMOS[job], choices, config_dir)
+            cfg = _put(cfg, _DEMO_STRATEGIES.get(cfg.choices.get('strategy'), {}), leaves)
     cfg = _check_config(_put(cfg, values, leaves), leaves)
     if job == 'train' and any(name.partition('.')[0] == 'model' for name in [*choices, *values]):
         _import_name('medgen.diffusion.networks.check_network')(cfg.model)  # needs torch; medgen's own is right
