@@ -461,8 +461,7 @@ def known_limits(models: list[dict], copies: str | None, limits: list[str]) -> s
     seen = '; '.join(f'{m["role"]}: {m["training_patients"]} patients' for m in models)
     lines = [
         'Synthetic, not for diagnosis, and no substitute for patients in the validation of a clinical method.',
-        'Each image is an independent 2D slice: there are no neighbouring slices, no volumes and no patients, and '
-        'the position in the head is unknown.',
+        'Each image is an independent 2D slice: there are no neighbouring slices, no volumes and no patients.',
         'Intensities are scaled to [0, 1] and have no unit.',
         f'The models know only what their training data show ({seen or "not recorded"}); what is rare there, other '
         'scanners and other diseases may be missing or wrong.',
