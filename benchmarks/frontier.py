@@ -86,7 +86,7 @@ def slices_with_masks(store, splits):
 
 def prepared(store, mode, rows):
     "Images and condition of some rows, as the mode makes them."
-    return mode.prepare_batch(store.get(rows, tuple(dict.fromkeys([*mode.images, *mode.condition]))), 'cpu')
+    return mode.prepare(store.get(rows, tuple(dict.fromkeys([*mode.images, *mode.condition]))), 'cpu')
 
 
 def pick(store, mode, rows) -> HeldOut:

@@ -240,7 +240,7 @@ def drawing(precision, compile, strategy='rflow'):
     folder = tempfile.mkdtemp()
     t = new_trainer(folder, batch_size=16, mixed_precision='fp32', strategy=strategy)
     batch = t.store.get(np.resize(t.val_rows, 4 if SMALL else 64), t.names)
-    condition = t.mode.prepare_batch(batch, DEVICE).condition
+    condition = t.mode.prepare(batch, DEVICE).condition
     network, _ = inference_network(t.raw_network, DEVICE, precision, compile, t.strategy)
     return network, t, condition
 

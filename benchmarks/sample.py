@@ -26,7 +26,7 @@ from medgen.core.show import markdown_table
 from medgen.data.store import open_store
 from medgen.diffusion.inference import InferenceNetwork, forward_copy, inference_network
 from medgen.diffusion.model import load_model
-from medgen.diffusion.modes import make_mode
+from medgen.diffusion.modes import mode_of_run
 from medgen.diffusion.networks import count_weights, make_network
 from medgen.diffusion.sampling import image_noise, sample
 from medgen.diffusion.strategies import make_strategy
@@ -45,7 +45,7 @@ class Setting:
     def __init__(self, a):
         self.a, self.cfg = a, compose_config(mode='dual', model=a.model, strategy=a.strategy)
         c = OmegaConf.to_container(self.cfg, resolve=True)
-        self.mode = make_mode(c['mode']['mode_class'], c['mode']['images'], c['mode']['condition'])
+        self.mode = mode_of_run(c)
         self.strategy = make_strategy(**c['strategy'], image_size=c['model']['image_size'])
         size = self.size = c['model']['image_size']
         torch.manual_seed(a.seed)
@@ -281,7 +281,7 @@ def numerics(folder, evaluations=25, n=16):
     store, names = open_store(cfg, progress=False), tuple(dict.fromkeys([*mode.images, *mode.condition]))
     rows = store.select('val', cfg.mode.slices)
     rows = rows[np.linspace(0, len(rows) - 1, n).astype(int)]
-    real, masks = mode.prepare_batch(store.get(rows, names), DEVICE)
+    real, masks = mode.prepare(store.get(rows, names), DEVICE)
 
     def images(net, first=0, size=8, count=n, steps=evaluations):
         z = image_noise(range(first, first + count), about['image_shape'], 0).to(DEVICE)

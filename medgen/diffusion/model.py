@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from .checkpoints import checkpoint_table, whole_checkpoint
-from .modes import TrainingMode, make_mode
+from .modes import TrainingMode, mode_of_run
 from .networks import make_network
 from .strategies import DiffusionStrategy, make_strategy
 
@@ -45,7 +45,7 @@ def load_model(
     "What is needed to generate, from a checkpoint alone."
     place, about = whole_checkpoint(folder)
     config = about['config']
-    mode = make_mode(config['mode']['mode_class'], config['mode']['images'], config['mode']['condition'])
+    mode = mode_of_run(config)
     strategy = make_strategy(**config['strategy'], image_size=config['model']['image_size'])
     network = make_network(about['in_channels'], about['image_shape'][0], **config['model'])
     use_ema = use_ema and (place / 'ema.safetensors').exists()

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PreparedBatch', 'to_network', 'from_network', 'TrainingMode', 'SegmentationMode', 'ConditionalSingleMode',
-           'ConditionalDualMode', 'make_mode', 'check_mode']
+           'ConditionalDualMode', 'make_mode', 'mode_of_run', 'check_mode']
 
 # %% ../../nbs/diffusion/01_modes.ipynb #48eefaa6
 from abc import ABC, abstractmethod
@@ -37,6 +37,8 @@ def from_network(x: torch.Tensor) -> torch.Tensor:
 class TrainingMode(ABC):
     "What to generate, from what; sequences by name."
 
+    slice_position = False  # whether the network sees where in the head the slice lies
+
     def __init__(
         self,
         images: Sequence[str] = (),  # sequences to generate, one channel each
@@ -53,9 +55,21 @@ class TrainingMode(ABC):
     def prepare_batch(self, batch: dict, device) -> PreparedBatch:
         "Images and condition in network space, on `device`."
 
+    def prepare(self, batch: dict, device) -> PreparedBatch:
+        "Images, and all that the network is given beside them: the condition, and the position as its last channel."
+        images, condition = self.prepare_batch(batch, device)
+        if self.slice_position:
+            position = batch['position'].to(images)[:, None, None, None].expand(-1, 1, *images.shape[2:])
+            condition = position if condition is None else torch.cat([condition, position], 1)
+        return PreparedBatch(images, condition)
+
+    def own_condition(self, condition: torch.Tensor | None) -> torch.Tensor | None:
+        "What `prepare_batch` gave, without the position."
+        return condition[:, : condition.shape[1] - self.slice_position] if self.is_conditional else None
+
     def model_input(self, x_t: torch.Tensor, condition: torch.Tensor | None) -> torch.Tensor:
         "What the network sees: the noisy images, then the condition."
-        return torch.cat([x_t, condition], 1) if self.is_conditional else x_t
+        return x_t if condition is None else torch.cat([x_t, condition], 1)
 
     def to_images(self, x: torch.Tensor) -> torch.Tensor:
         "Network space back to pictures in [0, 1]; masks by the one rule."
@@ -119,6 +133,7 @@ def make_mode(
     mode_class: str | type,  # dotted name, e.g. `medgen.diffusion.modes.ConditionalDualMode`, or the class
     images: list[str],  # sequences to generate
     condition: list[str],  # sequences given beside the noise
+    slice_position: bool = False,  # whether the network sees where in the head the slice lies
 ) -> TrainingMode:
     "The mode that a configuration names."
     mode = find_class(mode_class, TrainingMode)(images, condition)
@@ -126,7 +141,16 @@ def make_mode(
         raise ValueError(
             f'{mode_class}: is_conditional is {mode.is_conditional}, but condition={list(condition)} in its YAML file'
         )
+    mode.slice_position = slice_position
     return mode
+
+
+def mode_of_run(
+    config: dict,  # of a training
+) -> TrainingMode:
+    "The mode of a run; those begun before medgen 0.3 say nothing of positions and have none."
+    group, sees_position = config['mode'], config['training'].get('slice_position', False)
+    return make_mode(group['mode_class'], group['images'], group['condition'], sees_position)
 
 # %% ../../nbs/diffusion/01_modes.ipynb #d800d850
 def _check_range(name, what, x):
@@ -161,4 +185,4 @@ def check_mode(
         raise ValueError(
             f'{name}: images lie in [{images.min():.3g}, {images.max():.3g}]; network space is [-1, 1]: use to_network'
         )
-    return PreparedBatch(images, condition)
+    return mode.prepare(batch, device)

@@ -53,6 +53,7 @@ def about(self: StepTrainer) -> dict:
         spacing_mm=float(patients.spacing_mm.median()),
         axis=int(patients.axis.mode()[0]),
         mask_rules=self.facts.mask_rules,
+        positions=self.facts.positions if self.mode.slice_position else None,
         recipe_fingerprint=self.store.recipe.fingerprint,
         data_fingerprint=self.store.fingerprint,
         data=data_counts(self.store),

@@ -34,7 +34,7 @@ from ..data.simulate import cohort_dir
 from ..data.slices import MASK, Recipe
 from ..data.store import SliceBatches, SliceStore
 from .losses import min_snr_weight
-from .modes import TrainingMode, check_mode, make_mode
+from .modes import TrainingMode, check_mode, mode_of_run
 from .networks import make_network
 from .optimizers import make_optimizer
 from .sampling import predict
@@ -55,6 +55,7 @@ class TrainingFacts(NamedTuple):
         dict  # `mean_image` [C,H,W] in network space; `head` [H,W], the share of slices with head, if there are images
     )
     mask_rules: dict | None  # what generated masks must keep; None for a model of images
+    positions: list[float]  # evenly spaced quantiles of the positions of the slices, from the least to the largest
 
 
 def sequence_names(mode: TrainingMode) -> tuple[str, ...]:
@@ -79,7 +80,9 @@ def training_facts(
     if mode.images == [MASK]:
         pixel_mm = store.pixel_mm[store.index.patient.iloc[rows]].to_numpy()
         rules = asdict(learn_rules(np.asarray(store.arrays[MASK][rows]), pixel_mm))
-    return TrainingFacts({name: (total / len(rows)).float() for name, total in sums.items()}, rules)
+    positions = np.quantile(store.positions[rows], np.linspace(0, 1, 257)).round(4).tolist()
+    averages = {name: (total / len(rows)).float() for name, total in sums.items()}
+    return TrainingFacts(averages, rules, positions)
 
 # %% ../../nbs/diffusion/08_step.ipynb #650b053f
 class TrainingError(RuntimeError):
@@ -271,6 +274,11 @@ def batches(self: StepTrainer, epoch: int, start: int = 0):
 def _check_parts(self: StepTrainer):
     "Shape of an image, channels of the network's input, and whether the loss is one number per sample."
     images, condition = check_mode(self.mode, self.store.get(self.sample_rows[:2], self.names), self.device)
+    sees = self.mode.slice_position
+    why = f'slice_position={str(sees).lower()}; told from {self.store.positions_from}'
+    self.choose('slice position', 'given to the network' if sees else 'not given', why)
+    if sees and not self.store.positions[self.train.rows].any():
+        self.note('slice position: every volume has one slice only, so it tells nothing')
     check = check_strategy(self.strategy)
     if check.message:
         self.note(check.message)
@@ -372,7 +380,7 @@ def from_config(
     if cfg.training.batch_size == 'auto' and not batch_size:
         raise TrainingError('batch_size=auto: give a number here; medgen.diffusion.run.open_trainer finds one')
     c = OmegaConf.to_container(cfg, resolve=True)
-    mode = make_mode(c['mode']['mode_class'], c['mode']['images'], c['mode']['condition'])
+    mode = mode_of_run(c)
     strategy = make_strategy(**c['strategy'], image_size=c['model']['image_size'])
     images, condition = check_mode(mode, store.get(np.arange(1), sequence_names(mode)))
     channels = images.shape[1] + (0 if condition is None else condition.shape[1])
@@ -434,7 +442,8 @@ def on_device(self: StepTrainer, batch: dict) -> dict:
     if batch[self.names[0]].device.type == self.device.type:
         return batch
     moved = to_device(torch.cat([batch[name] for name in self.names], 1), self.device)
-    return batch | dict(zip(self.names, moved.split(1, 1)))
+    position = to_device(batch['position'], self.device)
+    return batch | dict(zip(self.names, moved.split(1, 1)), position=position)
 
 
 @patch
@@ -450,7 +459,7 @@ def times_and_weights(self: StepTrainer, times):
 @patch
 def training_loss(self: StepTrainer, batch: dict):
     "The objective of a batch; the unweighted losses per sample (None where there are none); the times, on the CPU."
-    images, condition = self.mode.prepare_batch(self.on_device(batch), self.device)
+    images, condition = self.mode.prepare(self.on_device(batch), self.device)
     times, noise = self.draw_times_and_noise(images.shape)
     t, weights = self.times_and_weights(times)
     x_t = self.strategy.add_noise(images, noise, t)

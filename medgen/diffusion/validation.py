@@ -60,7 +60,7 @@ def validation_loss(self: StepTrainer) -> dict:
     for i in range(0, len(mine), size):
         at = mine[i : i + size]
         batch = self.on_device(self.store.get(self.val_rows[at], self.names))
-        images, condition = self.mode.prepare_batch(batch, self.device)
+        images, condition = self.mode.prepare(batch, self.device)
         noise = to_device(image_noise(at, self.image_shape, self.cfg.seed + 1), self.device)
         t = to_device(times[at], self.device)
         x_t = self.strategy.add_noise(images, noise, t)
@@ -80,7 +80,7 @@ def draw_samples(
     "Samples for the masks of some slices, and the real images of these slices."
     rows = self.sample_rows if rows is None else rows
     mine, fake = np.arange(len(rows))[self.rank :: self.world], torch.empty(0, *self.image_shape)
-    real, condition = self.mode.prepare_batch(self.store.get(rows, self.names), self.device)
+    real, condition = self.mode.prepare(self.store.get(rows, self.names), self.device)
     self.eval_network.eval()
     if len(mine):
         with self.accelerator.autocast():
@@ -94,7 +94,8 @@ def draw_samples(
                 self.batch_size,
                 mean_image=self.facts.averages['mean_image'],
             )
-    masks = None if condition is None else from_network(condition).cpu()
+    masks = self.mode.own_condition(condition)
+    masks = None if masks is None else from_network(masks).cpu()
     fake = self.mode.to_images(_from_all(mine, fake, len(rows)))
     return fake, self.mode.to_images(real).cpu(), masks
 
