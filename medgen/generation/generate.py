@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['PREPROCESSING', 'find_checkpoint', 'Model', 'open_model', 'check_model', 'check_pair', 'RealMasks', 'training_store',
            'copy_index', 'reject_copies', 'Sources', 'dataset_identity', 'launches_processes', 'mask_rules',
-           'open_catalogue', 'open_sources', 'demo_model', 'demo_models', 'stage_seed', 'draw_masks', 'draw_images',
-           'PendingImage', 'image_record', 'GenerationLoop', 'check_ready', 'GenerationResult', 'open_writer',
-           'make_images', 'make_images_with_processes', 'count_records', 'generate', 'copies_text', 'card_facts']
+           'check_position', 'open_catalogue', 'open_sources', 'demo_model', 'demo_models', 'image_positions',
+           'stage_seed', 'draw_masks', 'draw_images', 'PendingImage', 'image_record', 'GenerationLoop', 'check_ready',
+           'GenerationResult', 'open_writer', 'make_images', 'make_images_with_processes', 'count_records', 'generate',
+           'copies_text', 'positions_text', 'card_facts']
 
 # %% ../../nbs/generation/01_generate.ipynb #64e19e8e
 import glob
@@ -48,7 +49,7 @@ from ..diffusion.model import load_model
 from ..diffusion.modes import TrainingMode
 from ..diffusion.report import TrainingLine
 from ..diffusion.run import find_run, run_training
-from ..diffusion.sampling import choose_sampler, image_noise, sample
+from ..diffusion.sampling import choose_sampler, draw_positions, image_noise, sample
 from ..diffusion.strategies import DiffusionStrategy
 from medgen.generation.masks import (
     Funnel,
@@ -185,7 +186,11 @@ PREPROCESSING = ('scaling', 'lower_percentile', 'upper_percentile', 'slice_plane
 
 
 def check_pair(seg: Model, image: Model):
-    "Refuse two models that learned different preprocessing."
+    "Refuse two models that learned different preprocessing, or of which one alone sees the position."
+    if seg.mode.slice_position != image.mode.slice_position:
+        seeing, blind = ('seg_model', 'image_model') if seg.mode.slice_position else ('image_model', 'seg_model')
+        cure = 'Train both with the same training.slice_position'
+        raise ConfigError(f'{seeing} sees the position of a slice in the head, {blind} does not. {cure}')
     a, b = seg.about, image.about
     pairs = {'model.image_size': [m['config']['model'].get('image_size') for m in (a, b)]}
     pairs |= {f'data.{k}': [m['config']['data'].get(k) for m in (a, b)] for k in PREPROCESSING}
@@ -220,14 +225,18 @@ class RealMasks:
 
     def row(self, index: int) -> int:
         "The row of the store that an image gets."
-        turn, position = divmod(index, len(self.rows))
+        turn, place = divmod(index, len(self.rows))
         order = np.random.default_rng([self.seed, turn]).permutation(len(self.rows))
-        return int(self.rows[order[position]])
+        return int(self.rows[order[place]])
 
     def get(self, indices: list[int]) -> np.ndarray:  # [N,H,W] uint8
         "The masks of some images."
         rows = np.array([self.row(i) for i in indices])
         return self.store.get(rows, (MASK,))[MASK][:, 0].numpy().astype(np.uint8)
+
+    def positions(self, indices: list[int]) -> np.ndarray:  # [N] float32 in [-1, 1]
+        "Where in their heads the masks of some images lie."
+        return self.store.index.position.to_numpy(np.float32)[[self.row(i) for i in indices]]
 
     def parent(self, index: int) -> str:
         "Where the mask of an image comes from: split/patient/slice."
@@ -295,6 +304,10 @@ class Sources:
         return {role: m for role, m in (('mask model', self.seg), ('image model', self.image)) if m}
 
     @property
+    def sees_position(self):
+        return self.main.mode.slice_position
+
+    @property
     def pixel_mm(self):
         return self.main.about['pixel_mm']
 
@@ -341,6 +354,8 @@ def dataset_identity(s: Sources) -> dict:
         rules=asdict(s.rules),
         catalogue=c.catalogue and file_hash(Path(c.catalogue).expanduser())[:12],
     )
+    if c.slice_position is not None:
+        identity['slice_position'] = c.slice_position
     if s.copies:
         identity['drop_copies'] = {
             k: dict(false_alarm_rate=i.rates.wanted, training=len(i.train), calibration=i.rates.images)
@@ -362,6 +377,19 @@ def mask_rules(cfg: DictConfig, seg: Model | None) -> MaskRules:
         return replace(learned, **by_hand, max_outside=cfg.max_outside, speck_mm=cfg.speck_mm)
     except ValueError as e:
         raise ConfigError(str(e)) from None
+
+
+def check_position(
+    cfg: DictConfig,  # its `slice_position`
+    model: Model,  # one of the models; the other does likewise
+) -> None:
+    "Refuse a fixed position that has no effect or contradicts a real one."
+    given = f'slice_position={cfg.slice_position}'
+    if cfg.slice_position is not None and not model.mode.slice_position:
+        cure = 'Leave it out, or train with training.slice_position=true'
+        raise ConfigError(f'{given}: {model.folder.parent.name} does not see where a slice lies in the head. {cure}')
+    if cfg.slice_position is not None and cfg.mask_dir:
+        raise ConfigError(f'{given}: the masks of mask_dir come with the position of their slice. Leave it out')
 
 
 def open_catalogue(catalogue: str | None) -> list:  # of `LesionRequest`
@@ -387,6 +415,7 @@ def open_sources(
             check_model(model, cfg, parameter)
     if seg and image:
         check_pair(seg, image)
+    check_position(cfg, image or seg)
     real = RealMasks(image, cfg) if cfg.mask_dir else None
     sources = Sources(cfg, seg, real, image, mask_rules(cfg, seg), open_catalogue(cfg.catalogue))
     try:
@@ -443,12 +472,39 @@ def demo_models(
     return cfg
 
 # %% ../../nbs/generation/01_generate.ipynb #5ed454f3
+def image_positions(
+    sources: Sources,
+    indices: list[int],  # images
+    attempts: list[int],  # which attempt of each
+) -> list[float | None]:  # [N] in [-1, 1]; None for models that do not see it
+    "Where in the head each image lies, from (seed, index, attempt) alone."
+    s, c = sources, sources.cfg
+    if not s.sees_position:
+        return [None] * len(indices)
+    if s.real:
+        return s.real.positions(indices).tolist()
+    if c.slice_position is not None:
+        return [c.slice_position] * len(indices)
+    return draw_positions(s.seg.about['positions'], indices, c.seed, attempts).tolist()
+
+# %% ../../nbs/generation/01_generate.ipynb #cd845e04
 def stage_seed(
     seed: int,
     stage: str,  # 'masks' or 'images'
 ) -> int:
     "The seed of a stage; the two never share noise."
     return int(np.random.SeedSequence((seed, dict(masks=1, images=2)[stage])).generate_state(1)[0])
+
+
+def _condition(model, positions, masks=None):
+    "What a model is given, made as in training, whatever a user's own mode makes of it."
+    mode, blank = model.mode, torch.zeros(len(positions), 1, model.size, model.size)
+    batch = {name: blank for name in mode.images}
+    if masks is not None:
+        batch[MASK] = torch.from_numpy(np.ascontiguousarray(masks)).float()[:, None]
+    if mode.slice_position:
+        batch['position'] = torch.tensor(positions, dtype=torch.float32)
+    return mode.prepare(batch, 'cpu').condition
 
 
 def _draw(model, cfg, stage, indices, attempts, condition=None, callback=None):
@@ -474,17 +530,20 @@ def _draw(model, cfg, stage, indices, attempts, condition=None, callback=None):
     )
     return model.mode.to_images(x).cpu().numpy()
 
-# %% ../../nbs/generation/01_generate.ipynb #3ec88646
+# %% ../../nbs/generation/01_generate.ipynb #bb3ba3fd
 def draw_masks(
     sources: Sources,
     indices: list[int],  # images
     attempts: list[int],  # which attempt of each
+    positions: list[float | None],  # of each, from `image_positions`
     callback=None,  # for `sample`
 ) -> np.ndarray:  # [N,H,W] uint8
     "A mask for each image."
-    if sources.real:
-        return sources.real.get(indices)
-    return _draw(sources.seg, sources.cfg, 'masks', indices, attempts, callback=callback)[:, 0].astype(np.uint8)
+    s = sources
+    if s.real:
+        return s.real.get(indices)
+    condition = _condition(s.seg, positions)
+    return _draw(s.seg, s.cfg, 'masks', indices, attempts, condition, callback)[:, 0].astype(np.uint8)
 
 
 def draw_images(
@@ -492,12 +551,11 @@ def draw_images(
     masks: np.ndarray,  # [N,H,W] in {0, 1}
     indices: list[int],  # images
     attempts: list[int],  # which attempt of each
+    positions: list[float | None],  # those that the masks were drawn for
     callback=None,  # for `sample`
 ) -> np.ndarray:  # [N,C,H,W] float32 in [0, 1]
     "Images for some masks."
-    mode, mask = sources.image.mode, torch.from_numpy(np.ascontiguousarray(masks)).float()[:, None]
-    batch = {name: torch.zeros_like(mask) for name in mode.images} | {MASK: mask}
-    condition = mode.prepare_batch(batch, 'cpu').condition  # as in training, whatever a user's own mode makes of it
+    condition = _condition(sources.image, positions, masks)
     return _draw(sources.image, sources.cfg, 'images', indices, attempts, condition, callback)
 
 # %% ../../nbs/generation/01_generate.ipynb #82eedf66
@@ -509,6 +567,7 @@ class PendingImage:
     request: int | None = None  # position in the requests of the catalogue
     attempt: int = 0
     rejected: list = field(default_factory=list)  # the reasons so far
+    position: float = None  # in the head, of this attempt
     mask: np.ndarray = None
 
 
@@ -525,6 +584,8 @@ def image_record(image: PendingImage, sources: Sources) -> dict:
     )
     if image.request is not None:
         record |= dict(request=image.request, requested=str(s.requests[image.request]))
+    if image.mask is not None and image.position is not None:
+        record['position'] = round(image.position, 4)
     if image.mask is not None:
         record['mask'] = s.measure(image.mask[None]).iloc[0].to_dict()
     return record
@@ -572,7 +633,7 @@ def reject(self: GenerationLoop, image: PendingImage, reason: str, mask: np.ndar
     "Send an image back for its next attempt, or give it up."
     self.funnel.add([reason], [mask])
     image.rejected.append(reason)
-    image.attempt, image.mask = image.attempt + 1, None
+    image.attempt, image.position, image.mask = image.attempt + 1, None, None
     if image.attempt < self.sources.cfg.max_attempts:
         self.waiting.appendleft(image)
         return
@@ -585,8 +646,10 @@ def reject(self: GenerationLoop, image: PendingImage, reason: str, mask: np.ndar
 def mask_batch(self: GenerationLoop, batch: list[PendingImage]):
     "Masks for some images: they go on if theirs is accepted."
     s = self.sources
+    indices, attempts = zip(*[(image.index, image.attempt) for image in batch])
+    positions = image_positions(s, indices, attempts)
     with self.timed('masks'):
-        masks = draw_masks(s, [image.index for image in batch], [image.attempt for image in batch])
+        masks = draw_masks(s, indices, attempts, positions)
     reasons = [''] * len(batch)  # real masks need no check
     if not s.real:
         requests = [None if image.request is None else s.requests[image.request] for image in batch]
@@ -594,11 +657,11 @@ def mask_batch(self: GenerationLoop, batch: list[PendingImage]):
         masks, _ = remove_specks(masks, s.rules, s.pixel_mm)
         pictures = masks[:, None].astype(np.float32)
         reasons = reject_copies(reasons, s.copies.get('masks'), pictures, 'copy of a training mask')
-    for image, mask, reason in zip(batch, masks, reasons):
+    for image, position, mask, reason in zip(batch, positions, masks, reasons):
         if reason:
             self.reject(image, reason, mask)
         else:
-            image.mask = mask
+            image.position, image.mask = position, mask
             self.with_mask.append(image)
     stop_if_hopeless(self.funnel, s.cfg.min_acceptance)
 
@@ -610,8 +673,8 @@ def image_batch(self: GenerationLoop, batch: list[PendingImage]):
     masks = np.stack([image.mask for image in batch])
     if s.image:
         with self.timed('images'):
-            attempts = [image.attempt for image in batch]
-            pictures = draw_images(s, masks, [image.index for image in batch], attempts)
+            numbers = zip(*[(image.index, image.attempt, image.position) for image in batch])
+            pictures = draw_images(s, masks, *numbers)
         reasons = check_images(pictures, masks, s.rules)
         reasons = reject_copies(reasons, s.copies.get('images'), pictures, 'copy of a training image')
     for image, picture, reason in zip(batch, pictures, reasons):
@@ -763,6 +826,20 @@ def copies_text(
     return '; '.join(parts) or None
 
 
+def positions_text(s: Sources) -> str | None:
+    "What the card says of positions in the head; None if they are unknown."
+    if not s.sees_position:
+        return None
+    c, ends = s.cfg, '-1 at the first slice of a head, 1 at the last'
+    if s.real:
+        return f'`position` in the manifest is that of the real slice ({ends}).'
+    if c.slice_position is not None:
+        return f'All slices were asked to lie at position {c.slice_position:g} ({ends}).'
+    return (
+        f'`position` in the manifest was drawn with the mask, as among the slices the mask model learned from ({ends}).'
+    )
+
+
 def card_facts(result: GenerationResult) -> dict:
     "What the dataset's card says, apart from its files."
     s, c = result.sources, result.sources.cfg
@@ -771,6 +848,7 @@ def card_facts(result: GenerationResult) -> dict:
         patients = s.real.store.index.patient.iloc[s.real.rows].nunique()
         source = f'real masks of {patients} patients (split {c.mask_split})'
         masks = f'{source}; `mask_parent` in the manifest says of which slice.'
+    positions = positions_text(s)
     measured = [r['mask'] for r in result.records if r['file']]
     given_up = c.num_images - len(measured)
     empty = f'{given_up} of {c.num_images} images are missing: no mask was accepted in {c.max_attempts} attempts'
@@ -779,10 +857,10 @@ def card_facts(result: GenerationResult) -> dict:
         title=f'Synthetic brain MRI: {", ".join([*s.images, MASK])}',
         copies=copies_text(s, result.funnel.counts),
         models=[model_facts(role, m.about, m.about['uses_ema']) for role, m in s.models.items()],
-        masks=masks,
+        masks=f'{masks} {positions}' if positions else masks,
         sampling={k: c[k] for k in ('sampler', 'num_steps', 'eta', 'seed')} | arithmetic,
         versions=versions(),
         funnel=result.funnel.table().set_index('result'),
         statistics=mask_statistics({'this dataset': pd.DataFrame(measured)}) if measured else None,
-        limits=[empty] if given_up else [],
+        limits=[empty] * bool(given_up) + ['The position of a slice in the head is unknown.'] * (not positions),
     )

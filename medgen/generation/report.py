@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SIMULATED', 'NOTHING_THERE', 'training_slices', 'generation_header', 'show_models', 'show_funnel', 'show_dataset',
-           'trajectory', 'show_trajectory', 'enhancement', 'enhancement_table', 'difference_grid', 'show_difference',
-           'show_mask_statistics', 'generation_cost', 'show_folder']
+           'show_positions', 'trajectory', 'show_trajectory', 'enhancement', 'enhancement_table', 'difference_grid',
+           'show_difference', 'show_mask_statistics', 'generation_cost', 'show_folder']
 
 # %% ../../nbs/generation/02_report.ipynb #7b5a4e68
 from pathlib import Path
@@ -24,7 +24,15 @@ from ..data.layouts import DataError
 from ..data.slices import MASK
 from ..data.store import FOREGROUND, SliceStore
 from ..data.synthetic import open_dataset
-from .generate import GenerationResult, Model, Sources, draw_images, draw_masks, training_store
+from medgen.generation.generate import (
+    GenerationResult,
+    Model,
+    Sources,
+    draw_images,
+    draw_masks,
+    image_positions,
+    training_store,
+)
 from .masks import mask_statistics, plot_mask_statistics, request_table, show_rejected
 
 # %% ../../nbs/generation/02_report.ipynb #eb21d99a
@@ -107,15 +115,41 @@ def show_dataset(
     folder: str | Path,
     n: int = 8,  # columns: the first images
 ) -> Figure | Markdown:
-    "The first images of a dataset with their masks."
+    "The first images of a dataset with their masks, in order of their position in the head."
     try:
         data = open_dataset(folder)
     except RuntimeError as e:
         return Markdown(str(e))
-    images = data.load(places=range(min(n, len(data))))
+    first = data.manifest[:n]
+    titles = first['index'].astype(str)
+    if 'position' in first:
+        first = first.sort_values('position')
+        titles = [f'{i} at {position:.2f}' for i, position in zip(first['index'], first.position)]
+    images = data.load(places=first.index)
     names = sorted(data.names, key=lambda name: name == MASK)  # the mask last
-    titles = [str(i) for i in data.manifest['index'][:n]]
-    return image_grid({k: images[:, data.names.index(k)] for k in names}, titles=titles)
+    return image_grid({k: images[:, data.names.index(k)] for k in names}, titles=list(titles))
+
+# %% ../../nbs/generation/02_report.ipynb #4a6ab202
+def show_positions(result: GenerationResult) -> Figure | Markdown:
+    "Positions in the head, of the dataset and of the training slices."
+    s = result.sources
+    if not s.sees_position:
+        return Markdown('The models were not told where in the head a slice lies.')
+    positions = [r['position'] for r in result.records if r['file']]
+    if not positions:
+        return NOTHING_THERE
+    quantiles = (s.seg or s.image).about['positions']
+    middles = (np.arange(2000) + 0.5) / 2000
+    learned = np.interp(middles, np.linspace(0, 1, len(quantiles)), quantiles)
+    fig, ax = plt.subplots(figsize=(4.5, 1.8), layout='constrained')
+    ax.hist(positions, 20, (-1, 1), density=True, color='C1', alpha=0.5, label='synthetic')
+    ax.hist(learned, 20, (-1, 1), density=True, histtype='step', color='C0', label='training')
+    ax.set_xlabel('position in the head, -1 the first slice to 1 the last', fontsize=7)
+    ax.set_ylabel('density', fontsize=7)
+    ax.tick_params(labelsize=6)
+    ax.legend(fontsize=6)
+    plt.close(fig)
+    return fig
 
 # %% ../../nbs/generation/02_report.ipynb #c836a0b9
 def trajectory(
@@ -129,9 +163,10 @@ def trajectory(
     def keep(x, x0, k, s):
         steps.append((float(s), x[0].cpu().numpy(), x0[0].cpu().numpy()))
 
-    mask = draw_masks(sources, [i], [attempt], None if sources.image else keep)
+    positions = image_positions(sources, [i], [attempt])
+    mask = draw_masks(sources, [i], [attempt], positions, None if sources.image else keep)
     if sources.image:
-        draw_images(sources, mask, [i], [attempt], keep)
+        draw_images(sources, mask, [i], [attempt], positions, keep)
     kept = np.unique(np.linspace(0, len(steps) - 1, most).round().astype(int))
     times, noisy, estimate = zip(*[steps[k] for k in kept])
     pictures = {k: ((np.stack(v) + 1) / 2).clip(0, 1) for k, v in dict(noisy=noisy, estimate=estimate).items()}
@@ -265,7 +300,7 @@ def show_folder(result: GenerationResult) -> Markdown:
     "What lies in the folder, and the command that adds to it."
     folder, c, names = result.folder, result.sources.cfg, [*result.sources.images, MASK]
     rows = [
-        ['`manifest.csv`', 'one row per image: file, seed, attempts, mask, hash'],
+        ['`manifest.csv`', 'one row per image: file, seed, attempts, position, mask, hash'],
         ['`dataset_card.md`', 'what it is, how it was made, how to read it, its limits'],
         ['`generation.json`', 'what defines the images: checkpoints, seed, rules'],
     ]
