@@ -188,7 +188,8 @@ def training_size(cfg: DictConfig) -> int:
     with torch.device('meta'):
         network = make_network(images + given, images, **cfg.model)
     weights = sum(v.numel() for v in network.state_dict().values())
-    return int(3 * 1.05 * 4 * weights * (3 + cfg.training.use_ema)) + 50_000_000
+    averages = 1 if cfg.training.optimizer == 'muon' else 2  # which the optimiser keeps of each weight
+    return int(3 * 1.05 * 4 * weights * (1 + averages + cfg.training.use_ema)) + 50_000_000
 
 # %% ../../nbs/slurm/03_check.ipynb #55be8dd9
 def image_size_on_disk(cfg: DictConfig) -> int:
