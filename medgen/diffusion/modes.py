@@ -148,7 +148,7 @@ def make_mode(
 def mode_of_run(
     config: dict,  # of a training
 ) -> TrainingMode:
-    "The mode of a run; those begun before medgen 0.3 say nothing of positions and have none."
+    "The mode of a run; one from before slices had positions says nothing of them and sees none."
     group, sees_position = config['mode'], config['training'].get('slice_position', False)
     return make_mode(group['mode_class'], group['images'], group['condition'], sees_position)
 
