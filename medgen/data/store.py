@@ -55,7 +55,7 @@ def store_key(found: pd.DataFrame, data_dir: Path, recipe: Recipe, names: tuple[
     text = json.dumps([STORE_VERSION, recipe.fingerprint, names, sources])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
-
+# %% ../../nbs/data/03_store.ipynb #365ffb07
 def slice_positions(
     has_head: np.ndarray,  # [S] bool, of one volume
 ) -> np.ndarray:  # [S] float32 in [-1, 1]
@@ -83,7 +83,7 @@ def head_image(
             return name
     return None
 
-
+# %% ../../nbs/data/03_store.ipynb #e99d7ea0
 def _write_patient(folder, offsets, patient, recipe):
     "Preprocess one patient into its rows of the arrays; returns the patient's part of the index and its geometry."
     made = preprocess(patient.files, recipe)
@@ -153,8 +153,7 @@ class SliceStore:
         about = json.loads((folder / 'store.json').read_text())
         self.folder, self.data_dir = folder, data_dir
         self.recipe, self.fingerprint = Recipe(**about['recipe']), about['fingerprint']
-        self.names = tuple(about['names'])  # sequences
-        self.positions_from = about['positions_from']  # what told where the head begins and ends
+        self.names, self.positions_from = tuple(about['names']), about['positions_from']
         # a patient may be called 007 or NA, and stays so
         self.index = pd.read_csv(folder / 'index.csv', dtype=dict(split=str, patient=str), keep_default_na=False)
         self.patients = pd.DataFrame(about['patients'])

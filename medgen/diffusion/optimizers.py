@@ -97,7 +97,7 @@ class Muon(torch.optim.AdamW):
         torch._foreach_mul_(weights, 1 - group['lr'] * group['weight_decay'])
         torch._foreach_add_(weights, steps)
 
-
+# %% ../../nbs/diffusion/04_optimizers.ipynb #0aa746f0
 def muon(
     network: torch.nn.Module,  # on the device where it will be trained
     lr: float,  # peak learning rate, of all weights
@@ -108,7 +108,7 @@ def muon(
     matrices = [p for p in weights if p.ndim > 1][1:-1]  # neither the first layer nor the last
     hidden = {id(p) for p in matrices}
     others = [p for p in weights if id(p) not in hidden]
-    groups = [dict(params=matrices, momentum=0.95), dict(params=others)]
+    groups: list[dict] = [dict(params=matrices, momentum=0.95), dict(params=others)]
     return Muon([group for group in groups if group['params']], lr, weight_decay)
 
 

@@ -646,7 +646,7 @@ def reject(self: GenerationLoop, image: PendingImage, reason: str, mask: np.ndar
 def mask_batch(self: GenerationLoop, batch: list[PendingImage]):
     "Masks for some images: they go on if theirs is accepted."
     s = self.sources
-    indices, attempts = zip(*[(image.index, image.attempt) for image in batch])
+    indices, attempts = [image.index for image in batch], [image.attempt for image in batch]
     positions = image_positions(s, indices, attempts)
     with self.timed('masks'):
         masks = draw_masks(s, indices, attempts, positions)
@@ -665,7 +665,7 @@ def mask_batch(self: GenerationLoop, batch: list[PendingImage]):
             self.with_mask.append(image)
     stop_if_hopeless(self.funnel, s.cfg.min_acceptance)
 
-
+# %% ../../nbs/generation/01_generate.ipynb #eda6ca66
 @patch
 def image_batch(self: GenerationLoop, batch: list[PendingImage]):
     "Pictures for images that have a mask, written if they pass."
@@ -673,8 +673,8 @@ def image_batch(self: GenerationLoop, batch: list[PendingImage]):
     masks = np.stack([image.mask for image in batch])
     if s.image:
         with self.timed('images'):
-            numbers = zip(*[(image.index, image.attempt, image.position) for image in batch])
-            pictures = draw_images(s, masks, *numbers)
+            numbers = [(image.index, image.attempt, image.position) for image in batch]
+            pictures = draw_images(s, masks, *map(list, zip(*numbers)))
         reasons = check_images(pictures, masks, s.rules)
         reasons = reject_copies(reasons, s.copies.get('images'), pictures, 'copy of a training image')
     for image, picture, reason in zip(batch, pictures, reasons):
@@ -839,7 +839,7 @@ def positions_text(s: Sources) -> str | None:
         f'`position` in the manifest was drawn with the mask, as among the slices the mask model learned from ({ends}).'
     )
 
-
+# %% ../../nbs/generation/01_generate.ipynb #8b63b79c
 def card_facts(result: GenerationResult) -> dict:
     "What the dataset's card says, apart from its files."
     s, c = result.sources, result.sources.cfg
