@@ -64,7 +64,8 @@ class HeldOut(NamedTuple):
     rows: np.ndarray  # [N] of the store
     patients: np.ndarray  # [N] names
     images: torch.Tensor  # [N,C,H,W] in [0, 1]
-    condition: torch.Tensor | None  # [N,K,H,W] in network space
+    condition: torch.Tensor | None  # [N,K,H,W] in network space, with the position where the network sees it
+    is_conditional: bool  # whether the mode has a condition of its own
     are_masks: bool
 
 
@@ -93,7 +94,7 @@ def pick(store, mode, rows) -> HeldOut:
     "Slices of the store as the mode sees them."
     images, condition = prepared(store, mode, rows)
     patients = store.index.patient.to_numpy()[rows]
-    return HeldOut(rows, patients, mode.to_images(images), condition, mode.images == [MASK])
+    return HeldOut(rows, patients, mode.to_images(images), condition, mode.is_conditional, mode.images == [MASK])
 
 
 def held_out(store, mode, n, splits) -> HeldOut:
@@ -283,7 +284,7 @@ def groups_of(held):
 def measure_all(drawn, held, n_resamples, seed) -> dict:  # setting -> measure -> (distance, those of the resamples)
     "Distances of all settings from the held-out slices; all see the same resamples, so differences are sharper."
     real = resamples(groups_of(held)[0], n_resamples, seed)
-    unconditional = held.condition is None  # then a generated mask belongs to no patient
+    unconditional = not held.is_conditional  # then a generated mask belongs to no patient
     fake = resamples(np.arange(len(held.rows)), n_resamples, seed + 1) if unconditional else real
     return {
         setting: {k: (m.distance, m.resampled(fake, real)) for k, m in measures_of(d.images, held).items()}

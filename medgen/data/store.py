@@ -114,7 +114,7 @@ def _write_arrays(folder, patients, recipe, names, progress):
     )
     return pd.concat([index for index, _ in parts], ignore_index=True), [about for _, about in parts]
 
-
+# %% ../../nbs/data/03_store.ipynb #4e87256b
 def write_store(
     folder: Path,  # where the finished store appears
     check: DataCheck,
@@ -135,7 +135,9 @@ def write_store(
         about = dict(recipe=asdict(recipe), names=list(names), fingerprint=digest.hexdigest()[:12])
         about |= dict(patients=patients, problems=check.problems.to_dict('records'))
         images = [name for name in check.patients.files.iloc[0] if name != MASK]
-        about |= dict(positions_from=', '.join(images) or f'the volume of {MASK}, as there are no images')
+        about |= dict(
+            positions_from=', '.join(images) or f'the volume of {MASK}, as no image is there for every patient'
+        )
         (temporary / 'store.json').write_text(json.dumps(about, indent=1))
         try:
             os.replace(temporary, folder)

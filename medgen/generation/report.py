@@ -142,8 +142,8 @@ def show_positions(result: GenerationResult) -> Figure | Markdown:
     middles = (np.arange(2000) + 0.5) / 2000
     learned = np.interp(middles, np.linspace(0, 1, len(quantiles)), quantiles)
     fig, ax = plt.subplots(figsize=(4.5, 1.8), layout='constrained')
-    ax.hist(positions, 20, (-1, 1), density=True, color='C1', alpha=0.5, label='synthetic')
-    ax.hist(learned, 20, (-1, 1), density=True, histtype='step', color='C0', label='training')
+    ax.hist(positions, 20, range=(-1, 1), density=True, color='C1', alpha=0.5, label='synthetic')
+    ax.hist(learned, 20, range=(-1, 1), density=True, histtype='step', color='C0', label='training')
     ax.set_xlabel('position in the head, -1 the first slice to 1 the last', fontsize=7)
     ax.set_ylabel('density', fontsize=7)
     ax.tick_params(labelsize=6)
