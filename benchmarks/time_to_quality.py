@@ -40,7 +40,8 @@ class Medgen:
     "A whole run of the trainer."
 
     def __init__(self, a, seed, epochs, **changes):
-        cfg = configure(a, epochs=epochs, seed=seed, image_size=a.image_size, **changes)
+        given = dict(training=a.training, epochs=epochs, seed=seed, image_size=a.image_size, val_slices=256)
+        cfg = configure(a, **given, **changes)
         self.folder = tempfile.TemporaryDirectory()
         self.trainer = DiffusionTrainer.from_config(cfg, open_store(cfg, progress=False), self.folder.name)
         self.epochs, self.spent, self.curve = epochs, 0.0, []
@@ -123,6 +124,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--data-dir', help='folder of patients; without it the simulated cohort')
     parser.add_argument('--model', default='demo', help='size of the network (%(default)s)')
+    parser.add_argument('--training', default='demo', help='settings that medgen trains with (%(default)s)')
     parser.add_argument('--image-size', type=int, default=48, help='side of the slices in pixels (%(default)s)')
     parser.add_argument('--batch-size', type=int, default=8, help='slices per step (%(default)s)')
     parser.add_argument('--plain', type=int, default=8, help='epochs of the plain loop (%(default)s)')
