@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ..core.show import markdown_table
 from ..data.layouts import SPLITS
-from .checkpoints import Checkpoint, damage, whole_checkpoint
+from .checkpoints import best_text, Checkpoint, damage, whole_checkpoint
 
 # %% ../../nbs/diffusion/16_card.ipynb #be285c36
 def card_checkpoint(
@@ -56,8 +56,7 @@ def training_rows(about: dict, run: dict) -> list[list]:
         ['time', f'{seconds / 3600:.1f} h' if seconds >= 3600 else f'{seconds / 60:.0f} min'],
     ]
     if best:
-        distance = f"distance of samples {best['swd']:.3f} (sliced Wasserstein, against validation slices)"
-        rows.append(['best epoch', f"{best['epoch']}: {distance}"])
+        rows.append(['best', f'{best_text(best)} (from training slices of their level; real slices: 1 or less)'])
     if run.get('git_revision'):
         rows.append(['code', f"`{run['git_revision']}`"])
     software = [f'{name} {version}' for name, version in about.get('versions', {}).items() if name != 'platform']

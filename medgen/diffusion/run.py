@@ -322,7 +322,7 @@ def write_summary(trainer: DiffusionTrainer) -> dict:
         step=trainer.step,
         loss=last.get('loss'),
         validation_mse=last.get('val_mse'),
-        distance_of_samples=last.get('swd'),
+        deviation_of_samples=last.get('deviation'),
         best=trainer.best,
         learning_rate=trainer.peak_lr,
         batch_size=trainer.batch_size,

@@ -236,7 +236,9 @@ BOARD_TAGS = {
     'lr': 'lr',
     'gradient_norm/mean': 'grad_norm',
     'gradient_norm/largest': 'grad_norm_max',
-    'sliced_wasserstein': 'swd',
+    'samples/deviation': 'deviation',
+    'samples/implausible': 'implausible',
+    'samples/sliced_wasserstein': 'swd',
     'time/images_per_second': 'images_per_second',
     'time/epoch_seconds': 'seconds',
     'time/waiting_for_data_seconds': 'data_seconds',
@@ -307,8 +309,8 @@ def fit(
             if validated:
                 record |= self.validate()
             self._add_to_history(record)
-            if validated and self.has_val and (self.best is None or record['swd'] < self.best['swd']):
-                self.best = dict(epoch=self.epoch, swd=record['swd'])
+            if validated and self.has_val and record['deviation'] < (self.best or {}).get('deviation', math.inf):
+                self.best = dict(epoch=self.epoch, deviation=record['deviation'])
                 self.save('best')
             if validated:
                 self.save('latest', required=last)

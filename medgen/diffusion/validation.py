@@ -18,6 +18,7 @@ from .losses import band_means
 from .modes import from_network
 from .sampling import image_noise, predict, sample
 from .step import StepTrainer, spread
+from ..metrics.plausibility import Plausibility, typical
 from ..metrics.sliced_wasserstein import sliced_wasserstein
 
 # %% ../../nbs/diffusion/09_validation.ipynb #3b96a35c
@@ -101,6 +102,29 @@ def draw_samples(
 
 # %% ../../nbs/diffusion/09_validation.ipynb #d2b82557
 @patch
+def compare_samples(
+    self: StepTrainer,
+    fake: torch.Tensor,  # [N,C,H,W] in [0, 1], drawn for `sample_rows`
+    real: torch.Tensor,  # their real slices
+) -> dict:
+    "How far samples are from real slices: image by image, and as a set."
+    train = spread(self.train.rows, 256)
+    batch = self.store.get(train, self.names)
+    known = self.mode.to_images(self.mode.prepare(batch, self.device)[0]).cpu()
+    here, there = (self.store.positions[rows] for rows in (train, self.sample_rows))
+    judge = Plausibility(known.numpy(), here)
+    deviations = judge.deviation(fake.numpy(), there)
+    levels = sliced_wasserstein(fake, real)
+    return dict(
+        deviation=typical(deviations),
+        implausible=float((deviations > judge.limit).mean()),
+        real_deviation=typical(judge.deviation(real.numpy(), there)),
+        swd=levels.pop('mean'),
+        swd_levels=levels,
+    )
+
+# %% ../../nbs/diffusion/09_validation.ipynb #65844fb0
+@patch
 def validate(self: StepTrainer) -> dict:
     "Validation record of the epoch; eight samples are kept on disk for the report."
     self.eval_network.eval()
@@ -108,8 +132,7 @@ def validate(self: StepTrainer) -> dict:
     fake, real, condition = self.draw_samples()
     if self.is_main:
         if self.has_val:
-            levels = sliced_wasserstein(fake, real)
-            record |= dict(swd=levels.pop('mean'), swd_levels=levels)
+            record |= self.compare_samples(fake, real)
         self._keep_samples(fake, real, condition)
     return broadcast_object_list([record])[0] | dict(val_seconds=time.monotonic() - start)
 

@@ -55,10 +55,11 @@ def _texture(images, head):
     side, inside = images.shape[-1], images[:, head].mean() + 0.02
     detail = np.stack([image - _smooth(image, 1 / 48) for image in images])
     around = ~binary_dilation(head, iterations=max(1, round(side / 24)))
-    background = np.sqrt(np.square(images[:, around]).mean()) if around.sum() > 8 else 0
+    if around.sum() < 8:
+        around[:] = True  # the image is full: all of it is where background should be
+    background = np.sqrt(np.square(images[:, around]).mean())
     return dict(
-        sharpness=np.log(np.sqrt(np.square(detail).mean(0))[head].mean() / inside + 1e-3),
-        background=np.log(background + 0.01),
+        sharpness=np.log(np.sqrt(np.square(detail).mean(0))[head].mean() / inside + 1e-3), background=background
     )
 
 
@@ -88,7 +89,7 @@ def anatomy(
     return found, np.quantile(images[:, head], QUANTILES, axis=1).T.ravel()
 
 # %% ../../nbs/metrics/12_plausibility.ipynb #d79309e0
-SMALLEST = 0.03  # spread of a measure below which nobody sees a difference; 3 % where it is a logarithm
+SMALLEST = 0.03  # spread below which nobody sees a difference: of a brightness, or 3 % where the measure is a logarithm
 LARGEST = 10.0  # standard deviations; one hopeless measure must not hide the others
 
 
@@ -106,14 +107,14 @@ def _nearby(
 
 
 def _standardise(values, real, weights):
-    "[N,M] deviations of values from the weighted mean of real ones, in their standard deviations; nan stays nan."
-    known = np.isfinite(real)
-    share = weights @ known + 1e-12
+    "[N,M] deviations of values from the weighted mean of real ones, in their standard deviations."
+    share = weights @ np.isfinite(real) + 1e-12
     mean = weights @ np.nan_to_num(real) / share
     variance = np.maximum(weights @ np.nan_to_num(real) ** 2 / share - mean**2, 0)
     n = 1 / np.square(weights).sum(1, keepdims=True)  # as many real slices as the weights are worth
     variance = (n * variance + 5 * np.nanvar(real, 0) / 2) / (n + 5)
-    return (values - mean) / np.sqrt(variance + SMALLEST**2)
+    deviations = (values - mean) / np.sqrt(variance + SMALLEST**2)
+    return np.where(np.isnan(values), LARGEST * share, deviations)
 
 # %% ../../nbs/metrics/12_plausibility.ipynb #d05dccb3
 class Plausibility:
@@ -124,8 +125,6 @@ class Plausibility:
         real: np.ndarray,  # [R,C,H,W] in [0, 1]
         positions: np.ndarray = None,  # [R] of the slices in the head, -1 to 1; without, all are one level
     ):
-        if len(real) < 8:
-            raise ValueError(f'{len(real)} real images are too few to say what is plausible: at least 8')
         self.positions = positions
         self.names, self.real, self.real_tissue = self._measure(real)
         weights = _nearby(positions, positions, (len(real), len(real)))
@@ -149,8 +148,8 @@ class Plausibility:
 
     @staticmethod
     def _overall(deviations):
-        "[N] root mean square over the measures that an image has."
-        return np.sqrt(np.nanmean(np.minimum(np.square(deviations), LARGEST**2), 1))
+        "[N] root mean square over the measures."
+        return np.sqrt(np.minimum(np.square(deviations), LARGEST**2).mean(1))
 
 # %% ../../nbs/metrics/12_plausibility.ipynb #6581e34c
 @patch
@@ -158,7 +157,7 @@ def by_measure(
     self: Plausibility,
     images: np.ndarray,  # [N,C,H,W] in [0, 1]
     positions: np.ndarray = None,  # [N]
-) -> np.ndarray:  # [N,M] in standard deviations, in the order of `names`; nan where an image has no such property
+) -> np.ndarray:  # [N,M] in standard deviations, in the order of `names`
     "How far each image lies from the real slices of its level, measure by measure."
     names, measures, tissue = self._measure(images)
     weights = _nearby(positions, self.positions, (len(tissue), len(self.real)))
@@ -184,6 +183,8 @@ def implausible(
     real_positions: np.ndarray = None,  # [R]
 ) -> np.ndarray:  # [N] of bool
     "Images that lie further from the real slices of their level than 95 % of these lie from each other."
+    if len(real) < 20:
+        raise ValueError(f'{len(real)} real images are too few to say what is plausible: at least 20')
     judge = Plausibility(real, real_positions)
     return judge.deviation(images, positions) > judge.limit
 

@@ -61,9 +61,9 @@ class SweepRun:
         return next((r[key] for r in reversed(self.history) if r.get(key) is not None), None)
 
     @property
-    def best(self) -> tuple:  # epoch and distance, None without
-        "The epoch with the smallest distance of samples; its checkpoint is the run's result."
-        found = [(r['swd'], r['epoch']) for r in self.history if r.get('swd') is not None]
+    def best(self) -> tuple:  # epoch and deviation, None without
+        "The epoch with the smallest deviation of samples; its checkpoint is the run's result."
+        found = [(r['deviation'], r['epoch']) for r in self.history if r.get('deviation') is not None]
         return min(found)[::-1] if found else (None, None)
 
 # %% ../../nbs/slurm/05_sweep_report.ipynb #d03146a7
@@ -190,7 +190,7 @@ def setting(
     return ', '.join(v if k in CHOICES else f'{k.rpartition(".")[2]}={v}' for k, v in values.items())
 
 # %% ../../nbs/slurm/05_sweep_report.ipynb #8deb3e70
-MEASURES = 'epochs', 'steps', 'restarts', 'loss', 'val_mse', 'swd', 'best_epoch', 'seconds', 'images_per_second'
+MEASURES = 'epochs', 'steps', 'restarts', 'loss', 'val_mse', 'deviation', 'best_epoch', 'seconds', 'images_per_second'
 
 
 def sweep_frame(runs: list[SweepRun]) -> pd.DataFrame:
@@ -201,7 +201,7 @@ def sweep_frame(runs: list[SweepRun]) -> pd.DataFrame:
         row |= dict(state=r.state, reason=r.reason, folder=r.folder, restarts=r.restarts)
         row |= dict(epochs=r.last('epoch'), steps=r.last('step'), val_mse=r.last('val_mse'))
         row['loss'] = r.last('mse') or r.last('loss')
-        row['best_epoch'], row['swd'] = r.best
+        row['best_epoch'], row['deviation'] = r.best
         if r.history:
             row['seconds'] = sum(e['seconds'] + e.get('val_seconds', 0) for e in r.history)
             row['images_per_second'] = np.median([e['images_per_second'] for e in r.history[1:] or r.history])
@@ -212,7 +212,7 @@ def sweep_frame(runs: list[SweepRun]) -> pd.DataFrame:
 # %% ../../nbs/slurm/05_sweep_report.ipynb #6bb00494
 def seed_frame(runs: list[SweepRun]) -> pd.DataFrame:
     "One row per setting: tasks, finished ones, and of each measure mean and standard deviation."
-    by, measures = ['group', 'setting'], ['swd', 'val_mse', 'loss', 'images_per_second', 'seconds']
+    by, measures = ['group', 'setting'], ['deviation', 'val_mse', 'loss', 'images_per_second', 'seconds']
     frame = sweep_frame(runs)
     done, tasks = frame[frame.state == 'finished'].groupby(by, sort=False), frame.groupby(by, sort=False).size()
     counts = pd.DataFrame(dict(tasks=tasks, finished=done.size())).fillna(0).astype(int).loc[tasks.index]
@@ -248,11 +248,11 @@ def plot_setting(ax, runs: list[SweepRun], key: str, label: str, colour) -> None
             ax.fill_between(epochs, low, high, color=colour, alpha=0.2, lw=0)
 
 # %% ../../nbs/slurm/05_sweep_report.ipynb #f0d75c48
-CURVES = dict(mse='training loss', val_mse='held-out loss', swd='distance of samples')
+CURVES = dict(mse='training loss', val_mse='held-out loss', deviation='deviation of samples')
 
 
 def plot_sweep(runs: list[SweepRun]) -> Figure | Markdown:
-    "Losses and distance of all runs, a row of panels for each mode."
+    "Losses and deviation of all runs, a row of panels for each mode."
     names, groups = varying(runs), list(dict.fromkeys(r.group for r in runs if r.history))
     if not groups:
         return Markdown('No curves: no task has finished an epoch.')
@@ -267,7 +267,7 @@ def plot_sweep(runs: list[SweepRun]) -> Figure | Markdown:
             ax.set_xlabel('epoch', fontsize=7)
             ax.set_xlim(0, 1.04 * max(r.last('epoch') for r in here if r.history))
             ax.xaxis.get_major_locator().set_params(integer=True)
-            if key != 'swd':
+            if key != 'deviation':
                 ax.set_yscale('log')
             ax.tick_params(labelsize=6, which='both')
         row[2].set_ylim(0, 1.2 * row[2].get_ylim()[1])
@@ -301,7 +301,7 @@ def show_sweep_samples(runs: list[SweepRun]) -> Figure | Markdown:
 # %% ../../nbs/slurm/05_sweep_report.ipynb #74885ff4
 def rank_settings(
     runs: list[SweepRun],
-    measure: str = 'swd',  # a column of `sweep_frame`, smaller is better
+    measure: str = 'deviation',  # a column of `sweep_frame`, smaller is better
     confidence: float = 0.95,  # of all the intervals of a group together
 ) -> pd.DataFrame:  # per mode and size the settings, best first
     "Finished settings, each held against the first."
