@@ -23,7 +23,9 @@ from medgen.data.store import open_store
 from medgen.diffusion.trainer import DiffusionTrainer
 from medgen.metrics.intervals import mean_interval
 
-MEASURES = {'val_mse': 'held-out loss', 'deviation': 'deviation of samples', 'implausible': 'implausible', 'swd': 'sliced distance'}
+MEASURES = dict(
+    val_mse='held-out loss', deviation='deviation of samples', implausible='share implausible', swd='sliced distance'
+)
 
 
 def run(folder: Path, overrides: list[str]) -> dict:

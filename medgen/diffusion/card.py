@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ..core.show import markdown_table
 from ..data.layouts import SPLITS
-from .checkpoints import best_text, Checkpoint, damage, whole_checkpoint
+from .checkpoints import Checkpoint, best_text, damage, whole_checkpoint
 
 # %% ../../nbs/diffusion/16_card.ipynb #be285c36
 def card_checkpoint(

@@ -279,6 +279,9 @@ def _check_parts(self: StepTrainer):
     self.choose('slice position', 'given to the network' if sees else 'not given', why)
     if sees and not self.store.positions[self.train.rows].any():
         self.note('slice position: every volume has one slice only, so it tells nothing')
+    steps = self.args.epochs * len(self.train)
+    if self.cfg.strategy.get('prediction') == 'epsilon' and steps < 2000:
+        self.note(f'{steps} steps are few for noise prediction: it still draws fog when prediction=v draws heads')
     check = check_strategy(self.strategy)
     if check.message:
         self.note(check.message)
