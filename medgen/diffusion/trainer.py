@@ -24,6 +24,7 @@ from ..core.files import write_atomic
 from ..core.processes import keep_compiled
 from .checkpoints import checkpoint_table, random_states, set_random_states
 from .step import StepTrainer, TrainingError, choices_table, new_record
+from ..metrics.plausibility import merit
 
 # %% ../../nbs/diffusion/11_trainer.ipynb #c5215b1b
 class DiffusionTrainer(StepTrainer):
@@ -290,6 +291,12 @@ def _in_use(self: DiffusionTrainer):
 
 # %% ../../nbs/diffusion/11_trainer.ipynb #8b73e7bd
 @patch
+def _is_best(self: DiffusionTrainer, record: dict) -> bool:
+    "Whether a validation is better than all before; runs of 0.1 chose by another measure and begin anew."
+    return not (self.best and 'deviation' in self.best) or merit(record) < merit(self.best)
+
+
+@patch
 def fit(
     self: DiffusionTrainer,
     callback=None,  # called as callback(trainer, event) after each 'step', 'epoch' and 'validation'
@@ -309,8 +316,8 @@ def fit(
             if validated:
                 record |= self.validate()
             self._add_to_history(record)
-            if validated and self.has_val and record['deviation'] < (self.best or {}).get('deviation', math.inf):
-                self.best = dict(epoch=self.epoch, deviation=record['deviation'])
+            if validated and self.has_val and self._is_best(record):
+                self.best = {name: record[name] for name in ('epoch', 'deviation', 'real_deviation', 'swd')}
                 self.save('best')
             if validated:
                 self.save('latest', required=last)

@@ -28,6 +28,7 @@ from omegaconf import OmegaConf
 from ..core.config import ConfigError, compose_config
 from ..core.show import clock, image_grid
 from ..metrics.intervals import welch_interval
+from ..metrics.plausibility import merit
 from .job import read_job, read_json, run_folder
 from .sweep import SweepError, read_table
 from .watch import log_lines
@@ -62,9 +63,10 @@ class SweepRun:
 
     @property
     def best(self) -> tuple:  # epoch and deviation, None without
-        "The epoch with the smallest deviation of samples; its checkpoint is the run's result."
-        found = [(r['deviation'], r['epoch']) for r in self.history if r.get('deviation') is not None]
-        return min(found)[::-1] if found else (None, None)
+        "The epoch whose samples deviate least; its checkpoint is the run's result."
+        found = [r for r in self.history if r.get('deviation') is not None]
+        best = min(found, key=merit) if found else {}
+        return best.get('epoch'), best.get('deviation')
 
 # %% ../../nbs/slurm/05_sweep_report.ipynb #d03146a7
 CHOICES = 'mode', 'strategy', 'model', 'training', 'data'
