@@ -24,7 +24,7 @@ from ..core.show import markdown_table
 
 # %% ../../nbs/diffusion/07_checkpoints.ipynb #eafdf5ae
 def best_text(best: dict) -> str:
-    "The best epoch of a run, and how far its samples are from real slices; runs of 0.1 chose by another measure."
+    "The best epoch of a run, and how far its samples are from real slices; earlier runs chose by another measure."
     return f'epoch {best["epoch"]}' + (f', deviation of samples {best["deviation"]:.2f}' if 'deviation' in best else '')
 
 

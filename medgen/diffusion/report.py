@@ -106,7 +106,7 @@ def plot_curves(
     if not _draw(samples, history, 'deviation', ms=4):
         _write(samples, 'not computed:\nno held-out slices')
     _draw(samples, history, 'real_deviation', marker='', ls='--', color='tab:gray', label='held-out slices')
-    if best and 'deviation' in best:  # runs of 0.1 chose by another measure
+    if best and 'deviation' in best:  # earlier runs chose by another measure
         samples.plot(best['epoch'], best['deviation'], 'o', mfc='none', color='tab:red', label='best')
         samples.legend(fontsize=6)
     samples.set(title='deviation of samples', xlabel='epoch')

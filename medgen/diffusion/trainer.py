@@ -292,7 +292,7 @@ def _in_use(self: DiffusionTrainer):
 # %% ../../nbs/diffusion/11_trainer.ipynb #8b73e7bd
 @patch
 def _is_best(self: DiffusionTrainer, record: dict) -> bool:
-    "Whether a validation is better than all before; runs of 0.1 chose by another measure and begin anew."
+    "Whether a validation is better than all before; earlier runs chose by another measure and begin anew."
     return not (self.best and 'deviation' in self.best) or merit(record) < merit(self.best)
 
 
