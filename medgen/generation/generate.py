@@ -433,8 +433,8 @@ def demo_model(mode: str, cfg: DictConfig, folder: Path, callback, stop) -> Path
     c = compose_config(
         mode=mode,
         strategy=cfg.strategy or 'rflow',
-        epochs=24 if mode == 'seg' else 8,  # there are few slices with a tumour
-        val_interval=8,
+        epochs=16 if mode == 'seg' else 5,  # there are few slices with a tumour
+        val_interval=16,
         output_dir=str(folder),
         overrides=[f'cache_dir={cfg.cache_dir}'],
     )
