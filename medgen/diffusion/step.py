@@ -280,8 +280,8 @@ def _check_parts(self: StepTrainer):
     if sees and not self.store.positions[self.train.rows].any():
         self.note('slice position: every volume has one slice only, so it tells nothing')
     steps = self.args.epochs * len(self.train)
-    if self.cfg.strategy.get('prediction') == 'epsilon' and steps < 2000:
-        self.note(f'{steps} steps are few for noise prediction: it still draws fog when prediction=v draws heads')
+    if self.cfg.strategy.get('prediction') == 'epsilon' and steps < 1000:  # fog was seen after 402 and 804
+        self.note(f'{steps} steps are few for noise prediction, which then draws fog; prediction=v draws heads')
     check = check_strategy(self.strategy)
     if check.message:
         self.note(check.message)

@@ -129,7 +129,7 @@ class Plausibility:
         self.names, self.real, self.real_tissue = self._measure(real)
         weights = _nearby(positions, positions, (len(real), len(real)))
         np.fill_diagonal(weights, 0)  # each by the others
-        weights /= weights.sum(1, keepdims=True)
+        weights /= weights.sum(1, keepdims=True) + 1e-12  # a single one has no other
         self.real = np.column_stack([self.real, self._unlike(self.real_tissue, weights)])
         self.real_deviations = self._overall(_standardise(self.real, self.real, weights))
         self.limit = np.quantile(self.real_deviations, 0.95)
