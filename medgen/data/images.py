@@ -28,10 +28,13 @@ class ImageSet:
         names: list[str],  # sequences
         size: int,  # side of an image in pixels
         mm,  # [N] or one number: side of a pixel in mm; nan where unknown
+        positions=np.nan,  # [N] or one number: of the slices in the head, -1 to 1; nan where unknown
     ):
         self.name, self.read, self.names, self.size = name, read, list(names), size
         self.groups = np.asarray(groups, dtype=object)
         self.mm = np.broadcast_to(np.asarray(mm, dtype=float), len(self.groups))
+        self.positions = np.broadcast_to(np.asarray(positions, dtype=float), len(self.groups))
+        self.origin, self.memory = None, {}
 
     def __len__(self):
         return len(self.groups)
@@ -68,7 +71,10 @@ def take(self: ImageSet, places) -> ImageSet:
     def read(sequence, of_these):
         return self.read(sequence, places[of_these])
 
-    return ImageSet(self.name, read, self.groups[places], self.names, self.size, self.mm[places])
+    facts = self.names, self.size, self.mm[places], self.positions[places]
+    taken = ImageSet(self.name, read, self.groups[places], *facts)
+    taken.origin = self, places
+    return taken
 
 
 @patch
@@ -83,6 +89,21 @@ def draw(self: ImageSet, n: int, seed: int) -> ImageSet:
 def spread(self: ImageSet, n: int) -> ImageSet:
     "At most n images, evenly spread."
     return self if n >= len(self) else self.take(np.linspace(0, len(self) - 1, n).round())
+
+# %% ../../nbs/data/04_images.ipynb #824a5ab2
+@patch
+def measured(
+    self: ImageSet,
+    key,  # of what is measured
+    measure: Callable,  # (ImageSet) -> [N,...], a row per image
+) -> np.ndarray:
+    "A measure of each image, remembered."
+    if self.origin:
+        whole, places = self.origin
+        return whole.measured(key, measure)[places]
+    if key not in self.memory:
+        self.memory[key] = measure(self)
+    return self.memory[key]
 
 # %% ../../nbs/data/04_images.ipynb #f06da425
 def real_set(
@@ -105,5 +126,5 @@ def real_set(
     def read(sequence, places):
         return store.get(rows[places], (sequence,))[sequence].numpy()
 
-    images = ImageSet(name, read, patients.tolist(), store.names, store.recipe.image_size, pixel_mm.to_numpy())
-    return images.spread(most)
+    facts = store.names, store.recipe.image_size, pixel_mm.to_numpy(), store.positions[rows]
+    return ImageSet(name, read, patients.tolist(), *facts).spread(most)

@@ -18,7 +18,7 @@ from .losses import band_means
 from .modes import from_network
 from .sampling import image_noise, predict, sample
 from .step import StepTrainer, spread
-from ..metrics.plausibility import Plausibility, typical
+from ..metrics.plausibility import Plausibility, anatomies, typical
 from ..metrics.sliced_wasserstein import sliced_wasserstein
 
 # %% ../../nbs/diffusion/09_validation.ipynb #3b96a35c
@@ -112,13 +112,13 @@ def compare_samples(
     batch = self.store.get(train, self.names)
     known = self.mode.to_images(self.mode.prepare(batch, self.device)[0]).cpu()
     here, there = (self.store.positions[rows] for rows in (train, self.sample_rows))
-    judge = Plausibility(known.numpy(), here)
-    deviations = judge.deviation(fake.numpy(), there)
+    judge = Plausibility(anatomies(known.numpy()), here)
+    deviations = judge.deviation(anatomies(fake.numpy()), there)
     levels = sliced_wasserstein(fake, real)
     return dict(
         deviation=typical(deviations),
         implausible=float((deviations > judge.limit).mean()) if len(train) >= 20 else None,  # as `implausible` asks
-        real_deviation=typical(judge.deviation(real.numpy(), there)),
+        real_deviation=typical(judge.deviation(anatomies(real.numpy()), there)),
         swd=levels.pop('mean'),
         swd_levels=levels,
     )

@@ -200,8 +200,11 @@ def _synthetic_set(data: SyntheticDataset, unpacked: _Unpacked) -> tuple[ImageSe
     def read(sequence, at):
         return np.array(unpacked.pixels[at, data.names.index(sequence)])[:, None]
 
-    mm = data.facts.get('pixel_mm', np.nan)
-    return ImageSet('synthetic', read, groups, data.names, unpacked.pixels.shape[-1], mm), parents
+    mm, positions = data.facts.get('pixel_mm', np.nan), np.nan
+    if 'position' in data.manifest:
+        positions = pd.to_numeric(data.manifest.position.iloc[places]).to_numpy()
+    size = unpacked.pixels.shape[-1]
+    return ImageSet('synthetic', read, groups, data.names, size, mm, positions), parents
 
 # %% ../../nbs/evaluation/00_sides.ipynb #7e5130da
 RECORDED = ('scaling', 'lower_percentile', 'upper_percentile', 'slice_plane', 'mask_labels')

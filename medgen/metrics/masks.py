@@ -54,7 +54,7 @@ class MaskSet:
     def empty(self) -> float:
         return float((self.counts == 0).mean())
 
-    def take(self, rows: np.ndarray) -> 'MaskSet':
+    def __getitem__(self, rows: np.ndarray) -> 'MaskSet':
         "Some of the masks."
         place = np.full(len(self), -1)
         place[rows] = np.arange(len(rows))
@@ -184,7 +184,7 @@ def mask_interval(
     "A distance with its 95 % interval over patients, or the reason why it cannot be had."
 
     def distance(i, j):
-        return mask_distance(measure, real.take(i), fake.take(j))
+        return mask_distance(measure, real[i], fake[j])
 
     patients = [group_numbers(s.groups, len(s)) for s in (real, fake)]
     found = interval_or_reason(half_sample_interval, distance, *patients, n=n, seed=seed)

@@ -9,8 +9,9 @@ __all__ = ['USAGE', 'summary', 'run', 'main']
 import numpy as np
 
 from ..data.synthetic import DatasetError
-from ..evaluation.evaluate import COLUMNS, Evaluation, evaluate
-from ..evaluation.report import write_report
+from ..evaluation.evaluate import Evaluation, evaluate
+from ..evaluation.rows import COLUMNS, QUESTIONS
+from ..evaluation.report import NO_DOWNLOAD, missing_weights, verdict, write_report
 from ..evaluation.sides import EvaluationError
 from ..generation.masks import GenerationError
 from .train import run_command
@@ -39,9 +40,19 @@ Pretrained networks: medgen-weights.
 '''
 
 # %% ../../nbs/scripts/02_evaluate.ipynb #25b3a15c
+def _answers(e: Evaluation) -> list[str]:
+    "A line for each of the five questions."
+    lines = []
+    for key, question in QUESTIONS.items():
+        answer, because, shown = verdict(key, [r for r in e.rows if r.question == key])
+        text = f'{question} {answer}: {because}' + ('' if shown == '-' else f'; would have shown: {shown}')
+        lines.append(text.replace('*', '').replace('\\', ''))
+    return lines
+
+
 def summary(e: Evaluation) -> str:
-    "The numbers as text, then each reason once, with the measures that it stands for."
-    rows, reasons = [['', '', *COLUMNS]], {}
+    "Five answers and the numbers as text, then each reason once, with the measures that it stands for."
+    rows, reasons = [['', '', *COLUMNS, 'reading']], {}
     for r in e.rows:
         numbers = {c: getattr(r, c) for c in COLUMNS}
         for c, x in numbers.items():
@@ -49,13 +60,16 @@ def summary(e: Evaluation) -> str:
                 reasons.setdefault(x.reason, {}).setdefault(r.measure, {})[c] = True
         texts = ['-' if np.isnan(x.value) else f'{x:.4g}' for x in numbers.values()]
         if set(texts) != {'-'}:
-            rows.append([r.measure, r.images, *texts])
+            rows.append([r.measure, r.images, *texts, r.reading])
     widths = [max(map(len, column)) for column in zip(*rows)]
-    lines = [e.sets.counts(), '', *['  '.join(map(str.ljust, row, widths)).rstrip() for row in rows], '']
+    lines = [e.sets.counts(), '', *_answers(e), '', *['  '.join(map(str.ljust, row, widths)).rstrip() for row in rows], '']
     lines += ['not computed, or without interval:'] if reasons else []
     for reason, measures in reasons.items():
+        if NO_DOWNLOAD in reason:
+            continue
         of = [m if len(c) == len(COLUMNS) else f'{m} ({", ".join(c)})' for m, c in measures.items()]
         lines.append(f'- {", ".join(of)}: {reason}')
+    lines += [f'- {text}' for text in [missing_weights(e.rows)] if text]
     return '\n'.join(lines + [f'- note: {n}' for n in e.sets.notes])
 
 
