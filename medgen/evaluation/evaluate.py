@@ -93,7 +93,9 @@ def _write_results(e: Evaluation):
 
 # %% ../../nbs/evaluation/05_evaluate.ipynb #ea2c9cc4
 # parameters that do not say which images are compared
-MEASURING = 'metrics features pairs batch_size seed output_dir false_alarm_rate utility_steps utility_seeds power'.split()
+MEASURING = (
+    'metrics features pairs batch_size seed output_dir false_alarm_rate utility_steps utility_seeds power'.split()
+)
 
 
 def evaluate(

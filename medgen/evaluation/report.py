@@ -14,6 +14,7 @@ __all__ = ['ARROWS', 'NO_DOWNLOAD', 'SEE', 'LEGEND', 'COLOURS', 'FONTS', 'BAND',
 # %% ../../nbs/evaluation/06_report.ipynb #7fc2c93b
 import html
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,8 +38,8 @@ from ..data.lesions import mask_table
 from ..data.slices import MASK
 from ..data.store import FOREGROUND
 from .evaluate import Evaluation, set_facts
-from .rows import METRICS, QUESTIONS, Row, Sample, distance, judge_images
 from .memorization import explain_memorization, memorization_table, plot_distances, show_pairs
+from .rows import FEW_IMAGES, METRICS, QUESTIONS, Row, Sample, distance, judge_images, told_apart
 from .sides import EvaluationSets, preprocessing_fingerprint
 from medgen.evaluation.utility import (
     UtilityResult,
@@ -88,7 +89,9 @@ def _cell(x: Interval, notes: _Footnotes) -> str:
 # %% ../../nbs/evaluation/06_report.ipynb #8573d143
 def _kind(row: Row) -> str:
     "The first word or two of a reading."
-    return next(k for k in ('worse', 'better', 'no worse than', 'cannot tell', 'not computed') if row.reading.startswith(k))
+    return next(
+        k for k in ('worse', 'better', 'no worse than', 'cannot tell', 'not computed') if row.reading.startswith(k)
+    )
 
 
 def _named(rows: list[Row], most: int = 4) -> str:
@@ -156,7 +159,7 @@ def show_worst(
     evaluation: Evaluation,
     n: int = 9,  # columns
 ) -> Figure | Markdown:
-    "Held-out slices, and below them the synthetic images that lie furthest from the real ones of their level."
+    "Held-out slices, synthetic images by chance, the least plausible ones, and those that a classifier tells best."
     sets = evaluation.sets
     try:
         judged = judge_images(sets)
@@ -169,7 +172,11 @@ def show_worst(
         'synthetic,\nby chance': sets.synthetic.draw(n, evaluation.cfg.seed).load(sequence)[:, 0],
         'synthetic,\nleast plausible': sets.synthetic.load(sequence, worst)[:, 0],
     }
-    return image_grid(rows, titles=None)
+    with suppress(NotComputed):
+        telling = np.argsort(-told_apart(sets).synthetic, kind='stable')[:n]
+        seen = sets.synthetic.draw(FEW_IMAGES, sets.cfg.seed)  # as `told_apart` does
+        rows['synthetic,\nmost telling'] = seen.load(sequence, telling)[:, 0]
+    return image_grid(rows)
 
 
 def missing_weights(rows: list[Row]) -> str:
@@ -193,7 +200,7 @@ of the same mask, two real patients.
 
 *Worse*: further from the floor than chance brings any number of this table in 95 of 100 draws of training patients
 in the place of the synthetic images. *No worse than* names the weakest planted defect that this number would have
-called worse in four of five draws. *Cannot tell*: it would have shown none of them, or nothing is known of it.
+shown in four of five cases. *Cannot tell*: it would have shown none of them, or nothing is known of it.
 *Better*: closer than real patients are to each other; look for copies before being pleased.
 
 **Synthetic vs training** clearly better than **synthetic vs held-out** hints at training images learnt by heart.'''

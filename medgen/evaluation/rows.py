@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['COLUMNS', 'SETS', 'ALL', 'QUESTIONS', 'NEEDS', 'Values', 'MISSING', 'FEW_PAIRS', 'QUALITY_NOTE', 'NO_COMPARISON',
-           'JUDGES', 'KYNKAANNIEMI', 'NAEEM', 'LPIPS', 'MS_SSIM', 'PAIR_CITE', 'METRICS', 'Row', 'absent', 'Metric',
-           'find_metric', 'Sample', 'distance', 'Comparison', 'swd', 'diversity_values', 'diversity_rows',
+           'JUDGES', 'FEW_IMAGES', 'KYNKAANNIEMI', 'NAEEM', 'LPIPS', 'MS_SSIM', 'PAIR_CITE', 'METRICS', 'Row', 'absent',
+           'Metric', 'find_metric', 'Sample', 'distance', 'Comparison', 'swd', 'diversity_values', 'diversity_rows',
            'quality_rows', 'mask_values', 'mask_rows', 'Detailed', 'memorization_rows', 'utility_rows', 'Judged',
-           'judge_images', 'plausibility_values', 'plausibility_rows', 'chosen_metrics', 'row_steps', 'metric_rows',
+           'judge_images', 'plausibility_values', 'plausibility_rows', 'told_apart', 'two_sample_values',
+           'two_sample_rows', 'coupling_values', 'coupling_rows', 'chosen_metrics', 'row_steps', 'metric_rows',
            'quick_values']
 
 # %% ../../nbs/evaluation/03_rows.ipynb #ad980806
@@ -28,6 +29,7 @@ from ..data.slices import MASK
 from .memorization import check_memorization
 from .sides import EvaluationSets
 from .utility import faithfulness_difference, utility
+from ..metrics.coupling import OF_MASK, OF_SEQUENCES, coupling
 from ..metrics.distances import frechet, interval, mmd, prdc, small_sample_note
 from ..metrics.diversity import PairMean, diversity, other_group, quality
 from ..metrics.features import EXTRACTORS, extract, find_extractor
@@ -45,6 +47,7 @@ from ..metrics.masks import MASK_MEASURES, MaskSet, describe_masks, mask_distanc
 from ..metrics.plausibility import Plausibility, anatomies, typical
 from ..metrics.radiomics import standardise, unmeasurable
 from ..metrics.sliced_wasserstein import sliced_wasserstein
+from ..metrics.two_sample import TwoSample, telling_features, two_sample
 from ..metrics.weights import WeightsError
 
 # %% ../../nbs/evaluation/03_rows.ipynb #684dd3b4
@@ -103,7 +106,7 @@ def absent(reason) -> Interval:
 
 # %% ../../nbs/evaluation/03_rows.ipynb #e030a537
 NEEDS = ('images', 'masks', 'features', 'sets')
-Values = dict[tuple[str, str], tuple[float, float]]  # (measure, sequence) -> of the synthetic set, of the floor
+Values = dict[tuple[str, str], float]  # numbers of the synthetic set, by measure and sequence
 
 
 @dataclass(frozen=True)
@@ -341,11 +344,8 @@ def diversity_values(sets: EvaluationSets, measures: tuple[str, ...]) -> Values:
     c, found = sets.cfg, {}
     for sequence in _sequences(sets):
         for m in measures:
-            fake, real = (
-                diversity(s.load(sequence), m, min(c.pairs, FEW_PAIRS), s.groups, c.seed).value
-                for s in (sets.synthetic, sets.held_out)
-            )
-            found[f'{m}_diversity', sequence] = fake, real
+            x, n_pairs = sets.synthetic.load(sequence), min(c.pairs, FEW_PAIRS)
+            found[f'{m}_diversity', sequence] = diversity(x, m, n_pairs, sets.synthetic.groups, c.seed).value
     return found
 
 
@@ -465,8 +465,8 @@ def _mask_measures(sets: EvaluationSets) -> list[str]:
 
 def mask_values(sets: EvaluationSets) -> Values:
     "Number, size, shape and place of lesions, without intervals."
-    pairs = _mask_sets(sets)[1]
-    return {(f'mask_{m}', MASK): tuple(mask_distance(m, *p) for p in pairs[:2]) for m in _mask_measures(sets)}
+    pair = _mask_sets(sets)[1][0]
+    return {(f'mask_{m}', MASK): mask_distance(m, *pair) for m in _mask_measures(sets)}
 
 
 def mask_rows(sets: EvaluationSets) -> list[Row]:
@@ -584,6 +584,7 @@ def utility_rows(sets: EvaluationSets) -> Detailed:
 
 # %% ../../nbs/evaluation/03_rows.ipynb #fff94f1f
 JUDGES = 1000  # real slices that say what is usual, at most
+FEW_IMAGES = 1000  # images of each set that the classifier sees, at most
 
 
 def _images(images: ImageSet, names: list[str], places) -> np.ndarray:
@@ -629,10 +630,10 @@ def judge_images(sets: EvaluationSets) -> Judged:
 def plausibility_values(sets: EvaluationSets) -> Values:
     "Share of implausible images in percent, and the typical deviation."
     judged = judge_images(sets)
-    both = [judged.deviations[name] for name in ('synthetic', 'held-out')]
+    d = judged.deviations['synthetic']
     return {
-        ('implausible images', ALL): tuple(100 * float((d > judged.limit).mean()) for d in both),
-        ('deviation from real slices', ALL): tuple(map(typical, both)),
+        ('implausible images', ALL): 100 * float((d > judged.limit).mean()),
+        ('deviation from real slices', ALL): typical(d),
     }
 
 
@@ -652,11 +653,80 @@ def plausibility_rows(sets: EvaluationSets) -> list[Row]:
     absence = absent('left out: the training slices say what is usual')
     return [
         Row(name, ALL, 'lower', *found, absence, sets.counts(), note, unit=unit)
-        for name, found, unit in (
-            ('implausible images', shares, '%'),
-            ('deviation from real slices', typicals, ''),
-        )
+        for name, found, unit in (('implausible images', shares, '%'), ('deviation from real slices', typicals, ''))
     ]
+
+# %% ../../nbs/evaluation/03_rows.ipynb #a7c04310
+def _telling(images: ImageSet, names: list[str]) -> np.ndarray:
+    "[N,F] what the classifier may look at, measured once."
+    return images.measured(('telling', *names), partial(_by_batch, names=names, measure=telling_features))
+
+
+def told_apart(sets: EvaluationSets, name: str = 'synthetic') -> TwoSample:
+    "A set against the held-out images; as many training images as there are synthetic ones."
+    names, seed = _sequences(sets), sets.cfg.seed
+    held = sets.held_out.draw(FEW_IMAGES, seed)
+    drawn = sets.by_name[name].draw(min(len(sets.synthetic), FEW_IMAGES), seed)
+    return two_sample(_telling(held, names), _telling(drawn, names), held.groups, drawn.groups, seed=seed)
+
+
+def two_sample_values(sets: EvaluationSets) -> Values:
+    "The area under the curve of the classifier, without interval."
+    return {('told apart, AUC', ALL): told_apart(sets).auc.value}
+
+
+def two_sample_rows(sets: EvaluationSets) -> list[Row]:
+    "How well a classifier tells synthetic images from held-out ones."
+    found, floor = told_apart(sets).auc, absent(sets.no_training)
+    if sets.training is not None:
+        floor = interval_or_reason(lambda: told_apart(sets, 'training').auc)
+    note = '0.5: not at all, 1: always; cross-validated by patient; floor: training against held-out patients'
+    return [Row('told apart, AUC', ALL, 'lower', found, floor, NO_COMPARISON, sets.counts(), note)]
+
+# %% ../../nbs/evaluation/03_rows.ipynb #3025c375
+def _couplings(images: ImageSet, names: list[str]) -> dict[str, np.ndarray]:
+    "[N] by measure, measured once."
+
+    def measure(whole):
+        parts = np.array_split(np.arange(len(whole)), max(1, len(whole) // 64))
+        found = [
+            coupling(_images(whole, names, part), whole.load(MASK, part)[:, 0] if MASK in whole.names else None)
+            for part in parts
+        ]
+        return np.stack([np.concatenate([f[name] for f in found]) for name in found[0]], 1)
+
+    several, masked = len(names) > 1, MASK in images.names
+    measures = [*(OF_MASK if masked else []), *(OF_SEQUENCES if several else [])]
+    if not measures:
+        raise NotComputed('one sequence without masks has nothing to fit')
+    return dict(zip(measures, images.measured(('coupling', *names), measure).T))
+
+
+def coupling_values(sets: EvaluationSets) -> Values:
+    "Means over images, without intervals."
+    found = _couplings(sets.synthetic, _sequences(sets))
+    return {(name, ALL): float(np.nanmean(x)) for name, x in found.items() if np.isfinite(x).any()}
+
+
+def coupling_rows(sets: EvaluationSets) -> list[Row]:
+    "How well masks fit their images, and sequences each other."
+    names, rows = _sequences(sets), []
+    by_set = {name: _couplings(s, names) for name, s in sets.by_name.items()}
+
+    def mean(which, measure):
+        if which not in by_set:
+            return absent(sets.no_training)
+        values = by_set[which][measure]
+        exists = np.isfinite(values)
+        if not exists.any():
+            return absent('no image has it')
+        return mean_interval(values[exists], sets.by_name[which].groups[exists])
+
+    note = 'mean over images; floor: the held-out images'
+    for measure in by_set['synthetic']:
+        numbers = [mean(which, measure) for which in ('synthetic', 'held-out', 'training')]
+        rows.append(Row(measure, ALL, 'like real', *numbers, sets.counts(), note))
+    return rows
 
 # %% ../../nbs/evaluation/03_rows.ipynb #9c423d9f
 KYNKAANNIEMI, NAEEM = 'Kynkäänniemi et al. 2019, arXiv:1904.06991', 'Naeem et al. 2020, arXiv:2002.09797'
@@ -688,13 +758,7 @@ METRICS: dict[str, Metric | tuple[str, ...]] = dict(  # a tuple stands for sever
         note='squared MMD, cubic kernel, all pairs (KID without subsets; may be negative)',
     ),
     prdc=Metric(
-        prdc,
-        'features',
-        better=_prdc_better,
-        cite=_prdc_cite,
-        note='k = 5 neighbours',
-        halves=50,
-        question=_prdc_asks,
+        prdc, 'features', better=_prdc_better, cite=_prdc_cite, note='k = 5 neighbours', halves=50, question=_prdc_asks
     ),
     swd=Metric(
         swd,
@@ -704,6 +768,8 @@ METRICS: dict[str, Metric | tuple[str, ...]] = dict(  # a tuple stands for sever
         most=400,
     ),
     plausibility=_of_sets(plausibility_rows, values=plausibility_values),
+    two_sample=_of_sets(two_sample_rows, 'Lopez-Paz and Oquab 2017, arXiv:1610.06545', values=two_sample_values),
+    coupling=_of_sets(coupling_rows, values=coupling_values, question='obeyed'),
     lpips=('lpips_quality', 'lpips_diversity'),
     lpips_quality=_of_sets(partial(quality_rows, **_lpips), LPIPS),
     lpips_diversity=_of_sets(partial(diversity_rows, **_lpips), LPIPS, question='varied'),
@@ -781,19 +847,15 @@ def metric_rows(sets: EvaluationSets, *names: str) -> list[Row]:
 # %% ../../nbs/evaluation/03_rows.ipynb #c92cdf56
 def _distance_values(c: Comparison) -> Values:
     "The numbers of a metric that is a function of two sets."
-    if isinstance(c.samples, Exception) or 'training' not in c.samples:
+    if isinstance(c.samples, Exception):
         return {}
-
-    def values(name):
-        found = c.metric.function(c.samples['held-out'].values, c.samples[name].values)
-        return found if isinstance(found, dict) else dict.fromkeys(c.better, found)
-
-    synthetic, floor = values('synthetic'), values('training')
-    return {(c.label.format(n), c.sequence): (float(synthetic[n]), float(floor[n])) for n in c.better}
+    found = c.metric.function(c.samples['held-out'].values, c.samples['synthetic'].values)
+    found = found if isinstance(found, dict) else dict.fromkeys(c.better, found)
+    return {(c.label.format(n), c.sequence): float(found[n]) for n in c.better}
 
 
 def quick_values(sets: EvaluationSets, metrics: dict[str, Metric]) -> Values:
-    "Numbers of the synthetic set and of the floor; what cannot be computed is left out."
+    "Numbers of the synthetic set; what cannot be computed is left out."
     own = [partial(m.values, sets) for m in metrics.values() if m.values]
     found: Values = {}
     for comparisons in _comparisons(sets, metrics).values():

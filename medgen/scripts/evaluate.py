@@ -10,8 +10,8 @@ import numpy as np
 
 from ..data.synthetic import DatasetError
 from ..evaluation.evaluate import Evaluation, evaluate
-from ..evaluation.rows import COLUMNS, QUESTIONS
 from ..evaluation.report import NO_DOWNLOAD, missing_weights, verdict, write_report
+from ..evaluation.rows import COLUMNS, QUESTIONS
 from ..evaluation.sides import EvaluationError
 from ..generation.masks import GenerationError
 from .train import run_command
@@ -62,7 +62,8 @@ def summary(e: Evaluation) -> str:
         if set(texts) != {'-'}:
             rows.append([r.measure, r.images, *texts, r.reading])
     widths = [max(map(len, column)) for column in zip(*rows)]
-    lines = [e.sets.counts(), '', *_answers(e), '', *['  '.join(map(str.ljust, row, widths)).rstrip() for row in rows], '']
+    table = ['  '.join(map(str.ljust, row, widths)).rstrip() for row in rows]
+    lines = [e.sets.counts(), '', *_answers(e), '', *table, '']
     lines += ['not computed, or without interval:'] if reasons else []
     for reason, measures in reasons.items():
         if NO_DOWNLOAD in reason:
