@@ -34,7 +34,8 @@ class ImageSet:
         self.groups = np.asarray(groups, dtype=object)
         self.mm = np.broadcast_to(np.asarray(mm, dtype=float), len(self.groups))
         self.positions = np.broadcast_to(np.asarray(positions, dtype=float), len(self.groups))
-        self.origin, self.memory = None, {}
+        self.origin: tuple | None = None  # the set that it was taken from, and the places there
+        self.memory: dict = {}
 
     def __len__(self):
         return len(self.groups)

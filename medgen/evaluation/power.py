@@ -88,9 +88,7 @@ def pretend(sets: EvaluationSets, size: Size, seed: int, defect: str = '', rung:
 def observed_sets(sets: EvaluationSets, size: Size, seed: int) -> EvaluationSets:
     "As many synthetic images as a draw has."
     rng = np.random.default_rng([seed, 18])
-    return _with(
-        sets, _some(sets.synthetic, np.arange(len(sets.synthetic)), size.images, rng, 'synthetic'), sets.training
-    )
+    return _with(sets, _some(sets.synthetic, np.arange(len(sets.synthetic)), size.images, rng, 'synthetic'), sets.training)
 
 # %% ../../nbs/evaluation/04_power.ipynb #f7919d8d
 DRAWS = 40  # without defect
@@ -151,19 +149,7 @@ def _draws_key(sets: EvaluationSets, metrics: dict[str, Metric], size: Size) -> 
     stores = {name: store.fingerprint for name, store in sets.stores.items()}
     real = [stores, cfg.split, cfg.positive_only, cfg.max_images, cfg.image_type, sorted(sets.synthetic.names)]
     files = [_weights_of(n, cfg.cache_dir) for n in spaces]
-    about = [
-        real,
-        size,
-        sorted(metrics),
-        spaces,
-        files,
-        cfg.seed,
-        DRAWS,
-        PLANTED_DRAWS,
-        PLANTED,
-        RUNGS,
-        versions()['medgen'],
-    ]
+    about = [real, size, sorted(metrics), spaces, files, cfg.seed, DRAWS, PLANTED_DRAWS, PLANTED, RUNGS, versions()['medgen']]
     return hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
 
 

@@ -509,15 +509,15 @@ def _copies_row(sets: EvaluationSets, what: str, found) -> Row:  # found: Copies
         )
     images, training = MASK if what == 'masks' else ALL, absent('left out: training images are training images')
     row = Row(f'copies of training {what}', images, 'lower', *shares, training, sets.counts(), note, unit='%')
-    return row if isinstance(found, str) else replace(row, **_read_copies(row, n))
+    return row if isinstance(found, str) else replace(row, **_read_copies(row, n, what))
 
 
-def _read_copies(row: Row, n: int) -> dict[str, str]:
+def _read_copies(row: Row, n: int, what: str) -> dict[str, str]:
     "Whether there are more copies than chance explains, and how many would have shown."
     if row.synthetic.low > row.floor.high:
         return dict(reading='worse', power='')
     certain = [k for k in range(n + 1) if 100 * share_interval(k, n).low > row.floor.high]
-    power = f'{certain[0]} copies of {n}' if certain else ''
+    power = f'{certain[0]} copied {what} of {n}' if certain else ''
     return dict(reading=f'no worse than {power}' if power else 'cannot tell', power=power)
 
 
@@ -653,7 +653,10 @@ def plausibility_rows(sets: EvaluationSets) -> list[Row]:
     absence = absent('left out: the training slices say what is usual')
     return [
         Row(name, ALL, 'lower', *found, absence, sets.counts(), note, unit=unit)
-        for name, found, unit in (('implausible images', shares, '%'), ('deviation from real slices', typicals, ''))
+        for name, found, unit in (
+            ('implausible images', shares, '%'),
+            ('deviation from real slices', typicals, ''),
+        )
     ]
 
 # %% ../../nbs/evaluation/03_rows.ipynb #a7c04310
@@ -758,7 +761,13 @@ METRICS: dict[str, Metric | tuple[str, ...]] = dict(  # a tuple stands for sever
         note='squared MMD, cubic kernel, all pairs (KID without subsets; may be negative)',
     ),
     prdc=Metric(
-        prdc, 'features', better=_prdc_better, cite=_prdc_cite, note='k = 5 neighbours', halves=50, question=_prdc_asks
+        prdc,
+        'features',
+        better=_prdc_better,
+        cite=_prdc_cite,
+        note='k = 5 neighbours',
+        halves=50,
+        question=_prdc_asks,
     ),
     swd=Metric(
         swd,

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LEAST_IMAGES', 'telling_features', 'TwoSample', 'two_sample']
 
-# %% ../../nbs/metrics/14_two_sample.ipynb #675d43da
+# %% ../../nbs/metrics/14_two_sample.ipynb #28b270d5
 from typing import NamedTuple
 
 import numpy as np
@@ -18,7 +18,7 @@ from .intervals import Interval, NotComputed, group_numbers, pull_interval
 from .plausibility import SMALLEST, anatomies
 from .sliced_wasserstein import laplacian_pyramid
 
-# %% ../../nbs/metrics/14_two_sample.ipynb #6af02c7b
+# %% ../../nbs/metrics/14_two_sample.ipynb #b20d0648
 def _grid(x, side):
     "Means of [N,C,H,W] on a coarse grid, [N,C*side*side]."
     return F.adaptive_avg_pool2d(x, side).flatten(1)
@@ -41,7 +41,7 @@ def telling_features(
     whole = np.concatenate([whole.numpy(), np.nan_to_num(anatomies(small.numpy()))], 1)
     return np.concatenate([_grid(x, 8).numpy(), by_place.numpy(), np.repeat(whole, 4, 1)], 1).astype(np.float32)
 
-# %% ../../nbs/metrics/14_two_sample.ipynb #f81ffae3
+# %% ../../nbs/metrics/14_two_sample.ipynb #eec6b35e
 def _folds(patients, n, rng):
     "[N] the fold of each image; all images of a patient in one."
     counts = np.bincount(patients)
@@ -65,7 +65,7 @@ def _share_below(scores, others):
     ranks = rankdata(np.concatenate([scores, others]))[: len(scores)] - rankdata(scores)
     return ranks / len(others)
 
-# %% ../../nbs/metrics/14_two_sample.ipynb #773386cd
+# %% ../../nbs/metrics/14_two_sample.ipynb #1ab78862
 class TwoSample(NamedTuple):
     "How well two sets are told apart."
 
@@ -86,10 +86,7 @@ def two_sample(
     seed: int = 0,  # of the folds
 ) -> TwoSample:
     "Cross-validated AUC of a classifier of two sets, with its interval over patients."
-    x, is_synthetic = (
-        np.concatenate([real, synthetic]).astype(float),
-        np.arange(len(real) + len(synthetic)) >= len(real),
-    )
+    x, is_synthetic = np.concatenate([real, synthetic]).astype(float), np.arange(len(real) + len(synthetic)) >= len(real)
     patients = group_numbers(real_patients, len(real)), group_numbers(synthetic_patients, len(synthetic))
     n, rng = min(folds, *(p.max(initial=-1) + 1 for p in patients)), np.random.default_rng(seed)
     if n < 2 or min(len(real), len(synthetic)) < LEAST_IMAGES:

@@ -10,8 +10,8 @@ import numpy as np
 
 from ..data.synthetic import DatasetError
 from ..evaluation.evaluate import Evaluation, evaluate
-from ..evaluation.report import NO_DOWNLOAD, missing_weights, verdict, write_report
 from ..evaluation.rows import COLUMNS, QUESTIONS
+from ..evaluation.report import NO_DOWNLOAD, missing_weights, verdict, write_report
 from ..evaluation.sides import EvaluationError
 from ..generation.masks import GenerationError
 from .train import run_command
