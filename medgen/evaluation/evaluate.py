@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from ..core.config import ConfigError, git_revision, versions
 from ..core.files import write_atomic
 from ..core.show import ProgressBar, markdown_table
-from .power import CANNOT_TELL, observe
+from .power import observe, unjudged
 from .rows import COLUMNS, MISSING, Row, chosen_metrics, row_steps
 from .sides import EvaluationError, EvaluationSets, open_sets, preprocessing_fingerprint
 from ..metrics.features import EXTRACTORS, find_extractor
@@ -127,8 +127,7 @@ def evaluate(
     if cfg.power:
         rows, about = observe(sets, metrics, rows, progress)
     else:
-        rows = [replace(r, reading=r.reading or CANNOT_TELL) for r in rows]
-        about = 'no number is judged: power=false'
+        rows, about = unjudged(rows), 'no number is judged: power=false'
     notes.append(about)
     sets = replace(sets, notes=sets.notes + [n for n in notes if n not in sets.notes])
     made = Evaluation(rows, sets, cfg, Path(cfg.output_dir).expanduser(), time.time() - begun, details)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MOST', 'LEAST_PATIENTS', 'DRAWS', 'PLANTED_DRAWS', 'RUNGS', 'PLANTED', 'Numbers', 'FOUR_OF_FIVE', 'CANNOT_TELL',
-           'Size', 'draw_size', 'Groups', 'draw_groups', 'pretend', 'observed_sets', 'numbers_of', 'possible_defects',
-           'Draws', 'make_draws', 'Reader', 'rung_text', 'read_rows', 'observe']
+           'NOT_JUDGED', 'Size', 'draw_size', 'Groups', 'draw_groups', 'pretend', 'observed_sets', 'numbers_of',
+           'possible_defects', 'Draws', 'make_draws', 'Reader', 'rung_text', 'read_rows', 'unjudged', 'observe']
 
 # %% ../../nbs/evaluation/04_power.ipynb #b63d4cc4
 import hashlib
@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from fastcore.basics import patch
 
-from ..core.config import versions
+from ..core.config import git_revision, versions
 from ..core.files import write_atomic
 from ..core.show import ProgressBar
 from ..data.images import ImageSet
@@ -88,7 +89,9 @@ def pretend(sets: EvaluationSets, size: Size, seed: int, defect: str = '', rung:
 def observed_sets(sets: EvaluationSets, size: Size, seed: int) -> EvaluationSets:
     "As many synthetic images as a draw has."
     rng = np.random.default_rng([seed, 18])
-    return _with(sets, _some(sets.synthetic, np.arange(len(sets.synthetic)), size.images, rng, 'synthetic'), sets.training)
+    return _with(
+        sets, _some(sets.synthetic, np.arange(len(sets.synthetic)), size.images, rng, 'synthetic'), sets.training
+    )
 
 # %% ../../nbs/evaluation/04_power.ipynb #f7919d8d
 DRAWS = 40  # without defect
@@ -149,7 +152,8 @@ def _draws_key(sets: EvaluationSets, metrics: dict[str, Metric], size: Size) -> 
     stores = {name: store.fingerprint for name, store in sets.stores.items()}
     real = [stores, cfg.split, cfg.positive_only, cfg.max_images, cfg.image_type, sorted(sets.synthetic.names)]
     files = [_weights_of(n, cfg.cache_dir) for n in spaces]
-    about = [real, size, sorted(metrics), spaces, files, cfg.seed, DRAWS, PLANTED_DRAWS, PLANTED, RUNGS, versions()['medgen']]
+    settings = [cfg.seed, cfg.pairs, DRAWS, PLANTED_DRAWS, PLANTED, RUNGS, versions()['medgen'], git_revision()]
+    about = [real, size, sorted(metrics), spaces, files, settings]
     return hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
 
 
@@ -190,7 +194,7 @@ def _badness(z: float, better: str) -> float:
     "How much worse than chance."
     return dict(lower=z, higher=-z).get(better, abs(z))
 
-
+# %% ../../nbs/evaluation/04_power.ipynb #24d223c4
 class Reader:
     "Reads numbers in the light of the draws."
 
@@ -228,24 +232,29 @@ class Reader:
         largest = np.sort([max(d.values(), default=0.0) for d in by_draw])
         return largest[-max(1, int(0.05 * (len(largest) + 1)))] if len(largest) else np.inf
 
-    def worse(self, found: Numbers) -> list[str]:
-        "Numbers that are worse than chance explains."
-        return [name for name, b in self.bad(self.standardise(found)).items() if b > self.limit]
+# %% ../../nbs/evaluation/04_power.ipynb #33c9dae9
+@patch
+def worse(self: Reader, found: Numbers) -> list[str]:
+    "Numbers that are worse than chance explains."
+    return [name for name, b in self.bad(self.standardise(found)).items() if b > self.limit]
 
-    def _shown(self, name, draws):
-        "The rung of each defect from which on it moves a number so far that four of five tables would show it."
-        seen = {}
-        for defect, rungs in draws.planted.items():
-            for rung in sorted(rungs, reverse=True):
-                pairs = [(self.standardise(d), self.standardise(d0)) for d, d0 in zip(rungs[rung], draws.null)]
-                moved = np.mean([z.get(name, np.nan) - z0[name] for z, z0 in pairs])
-                if not _badness(moved, self.better[name]) > self.limit + FOUR_OF_FIVE:
-                    break
-                seen[defect] = rung
-        return dict(sorted(seen.items(), key=lambda item: item[1]))
+
+@patch
+def _shown(self: Reader, name, draws):
+    "The rung of each defect from which on it moves a number so far that four of five tables would show it."
+    seen = {}
+    for defect, rungs in draws.planted.items():
+        for rung in sorted(rungs, reverse=True):
+            pairs = [(self.standardise(d), self.standardise(d0)) for d, d0 in zip(rungs[rung], draws.null)]
+            moved = np.mean([z.get(name, np.nan) - z0[name] for z, z0 in pairs])
+            if not _badness(moved, self.better[name]) > self.limit + FOUR_OF_FIVE:
+                break
+            seen[defect] = rung
+    return dict(sorted(seen.items(), key=lambda item: item[1]))
 
 # %% ../../nbs/evaluation/04_power.ipynb #740e0c07
 CANNOT_TELL = 'cannot tell'
+NOT_JUDGED = 'cannot tell: not judged'  # nothing is known of chance
 
 
 def _is_better(row: Row) -> bool:
@@ -277,7 +286,7 @@ def read_rows(rows: list[Row], reader: Reader, observed: Numbers) -> list[Row]:
         if row.reading or np.isnan(row.synthetic.value):
             read.append(replace(row, reading=row.reading or 'not computed'))
         elif name not in z:
-            read.append(replace(row, reading=CANNOT_TELL))
+            read.append(replace(row, reading=NOT_JUDGED))
         else:
             shown = reader.shown[name]
             power = '; '.join(f'{defect} {rung} of 5' for defect, rung in shown.items())
@@ -285,6 +294,12 @@ def read_rows(rows: list[Row], reader: Reader, observed: Numbers) -> list[Row]:
     return read
 
 # %% ../../nbs/evaluation/04_power.ipynb #730bd685
+def unjudged(rows: list[Row]) -> list[Row]:
+    "Rows of which nothing more is known than their intervals."
+    words = ['not computed' if np.isnan(r.synthetic.value) else NOT_JUDGED for r in rows]
+    return [replace(r, reading=r.reading or reading) for r, reading in zip(rows, words)]
+
+
 def observe(
     sets: EvaluationSets,
     metrics: dict[str, Metric],
@@ -294,7 +309,7 @@ def observe(
     "Rows with readings and power, and what they were judged with or why they could not be."
     size = draw_size(sets)
     if isinstance(size, str):
-        return [replace(r, reading=r.reading or CANNOT_TELL) for r in rows], f'no number is judged: {size}'
+        return unjudged(rows), f'no number is judged: {size}'
     better = {f'{r.measure}, {r.images}': r.better for r in rows}
     reader = Reader(make_draws(sets, metrics, size, progress), better, sets.held_out.size)
     found = numbers_of(observed_sets(sets, size, sets.cfg.seed), metrics)

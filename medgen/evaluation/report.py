@@ -39,6 +39,7 @@ from ..data.slices import MASK
 from ..data.store import FOREGROUND
 from .evaluate import Evaluation, set_facts
 from .memorization import explain_memorization, memorization_table, plot_distances, show_pairs
+from .power import NOT_JUDGED
 from .rows import FEW_IMAGES, METRICS, QUESTIONS, Row, Sample, distance, judge_images, told_apart
 from .sides import EvaluationSets, preprocessing_fingerprint
 from medgen.evaluation.utility import (
@@ -130,6 +131,8 @@ def verdict(question: str, rows: list[Row]) -> tuple[str, str, str]:
     if kinds['no worse than']:
         word = 'none seen' if question == 'copies' else 'no difference seen'
         return f'**{word}**', f'{judged} numbers, none worse', _shown(rows)
+    if judged and all(r.reading == NOT_JUDGED for r in kinds['cannot tell']):
+        return '**cannot tell**', f'{judged} numbers, none judged: the notes say why', '-'
     if judged:
         return '**cannot tell**', f'none of {judged} numbers would have shown a planted defect', '-'
     return '**cannot tell**', _missing_words(rows) if rows else 'not asked for', '-'
@@ -178,7 +181,7 @@ def show_worst(
         rows['synthetic,\nmost telling'] = seen.load(sequence, telling)[:, 0]
     return image_grid(rows)
 
-
+# %% ../../nbs/evaluation/06_report.ipynb #5a7c6f79
 def missing_weights(rows: list[Row]) -> str:
     "Numbers that need weights which are not here, in one line."
     without = [r for r in rows if _kind(r) == 'not computed' and NO_DOWNLOAD in r.synthetic.reason]

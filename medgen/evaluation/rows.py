@@ -62,7 +62,7 @@ QUESTIONS = dict(
     useful='Are they useful to a segmenter?',
 )
 
-
+# %% ../../nbs/evaluation/03_rows.ipynb #47d8ffe2
 @dataclass
 class Row:
     "A measure of one sequence."
@@ -99,7 +99,7 @@ class Row:
             facts[c] = dict(value=value, low=low, high=high, reason=getattr(self, c).reason)
         return facts
 
-
+# %% ../../nbs/evaluation/03_rows.ipynb #befebf76
 def absent(reason) -> Interval:
     "What stands in the place of a number that could not be computed."
     return Interval(np.nan, reason=str(reason))
@@ -207,7 +207,7 @@ class Comparison(NamedTuple):
         better = self.metric.better
         return better if isinstance(better, dict) else {self.name.rpartition('.')[2]: better}
 
-
+# %% ../../nbs/evaluation/03_rows.ipynb #f423522b
 def _distance_rows(sets: EvaluationSets, c: Comparison) -> list[Row]:
     "The rows of a metric that is a function of two sets."
     if isinstance(c.samples, Exception):
@@ -231,7 +231,7 @@ def _distance_rows(sets: EvaluationSets, c: Comparison) -> list[Row]:
         for n, b in c.better.items()
     ]
 
-
+# %% ../../nbs/evaluation/03_rows.ipynb #bcb4d043
 def _columns(metric, names, samples, no_training, seed) -> tuple[list[dict[str, Interval]], str]:
     "Synthetic, floor and training of a distance; a note on the floor."
     held_out, synthetic, training = (samples.get(k) for k in SETS)
@@ -418,7 +418,7 @@ QUALITY_NOTE = (
     'A perfect generator draws another head, so the best value is unknown'
 )
 
-
+# %% ../../nbs/evaluation/03_rows.ipynb #ce4a1527
 def quality_rows(sets: EvaluationSets, measures: tuple[str, ...]) -> list[Row]:
     "How far synthetic images are from the real ones with the same masks."
     rows = []
@@ -457,12 +457,12 @@ def _mask_sets(sets: EvaluationSets) -> tuple[dict[str, MaskSet], list]:
         pairs += [(held, as_fake), (as_held, fake)]
     return described, pairs
 
-
+# %% ../../nbs/evaluation/03_rows.ipynb #6b87e52a
 def _mask_measures(sets: EvaluationSets) -> list[str]:
     "Those that can differ: where only slices with a tumour are compared, none is empty."
     return [m for m in MASK_MEASURES if not (m == 'empty' and sets.cfg.positive_only)]
 
-
+# %% ../../nbs/evaluation/03_rows.ipynb #3ef0dda8
 def mask_values(sets: EvaluationSets) -> Values:
     "Number, size, shape and place of lesions, without intervals."
     pair = _mask_sets(sets)[1][0]
@@ -511,7 +511,7 @@ def _copies_row(sets: EvaluationSets, what: str, found) -> Row:  # found: Copies
     row = Row(f'copies of training {what}', images, 'lower', *shares, training, sets.counts(), note, unit='%')
     return row if isinstance(found, str) else replace(row, **_read_copies(row, n, what))
 
-
+# %% ../../nbs/evaluation/03_rows.ipynb #c2ac3244
 def _read_copies(row: Row, n: int, what: str) -> dict[str, str]:
     "Whether there are more copies than chance explains, and how many would have shown."
     if row.synthetic.low > row.floor.high:
@@ -520,7 +520,7 @@ def _read_copies(row: Row, n: int, what: str) -> dict[str, str]:
     power = f'{certain[0]} copied {what} of {n}' if certain else ''
     return dict(reading=f'no worse than {power}' if power else 'cannot tell', power=power)
 
-
+# %% ../../nbs/evaluation/03_rows.ipynb #f16d6ced
 def _read_auc(auc: Interval, m: int, n: int) -> dict[str, str]:
     "Whether patients are told apart, and which area would have shown."
     if auc.low > 0.5:
@@ -626,7 +626,7 @@ def judge_images(sets: EvaluationSets) -> Judged:
     by_measure = np.abs(judge.by_measure(*facts(sets.synthetic))).mean(0)
     return Judged(judged, judge.limit, judge.names[by_measure.argmax()])
 
-
+# %% ../../nbs/evaluation/03_rows.ipynb #e76c7543
 def plausibility_values(sets: EvaluationSets) -> Values:
     "Share of implausible images in percent, and the typical deviation."
     judged = judge_images(sets)
@@ -653,10 +653,7 @@ def plausibility_rows(sets: EvaluationSets) -> list[Row]:
     absence = absent('left out: the training slices say what is usual')
     return [
         Row(name, ALL, 'lower', *found, absence, sets.counts(), note, unit=unit)
-        for name, found, unit in (
-            ('implausible images', shares, '%'),
-            ('deviation from real slices', typicals, ''),
-        )
+        for name, found, unit in (('implausible images', shares, '%'), ('deviation from real slices', typicals, ''))
     ]
 
 # %% ../../nbs/evaluation/03_rows.ipynb #a7c04310
@@ -672,7 +669,7 @@ def told_apart(sets: EvaluationSets, name: str = 'synthetic') -> TwoSample:
     drawn = sets.by_name[name].draw(min(len(sets.synthetic), FEW_IMAGES), seed)
     return two_sample(_telling(held, names), _telling(drawn, names), held.groups, drawn.groups, seed=seed)
 
-
+# %% ../../nbs/evaluation/03_rows.ipynb #66222140
 def two_sample_values(sets: EvaluationSets) -> Values:
     "The area under the curve of the classifier, without interval."
     return {('told apart, AUC', ALL): told_apart(sets).auc.value}
@@ -704,7 +701,7 @@ def _couplings(images: ImageSet, names: list[str]) -> dict[str, np.ndarray]:
         raise NotComputed('one sequence without masks has nothing to fit')
     return dict(zip(measures, images.measured(('coupling', *names), measure).T))
 
-
+# %% ../../nbs/evaluation/03_rows.ipynb #77e16bfc
 def coupling_values(sets: EvaluationSets) -> Values:
     "Means over images, without intervals."
     found = _couplings(sets.synthetic, _sequences(sets))
@@ -751,7 +748,7 @@ _lpips = dict(measures=('lpips_alex', 'lpips_vgg'))
 def _of_sets(function, cite='', **more) -> Metric:
     return Metric(function, 'sets', cite=cite, **more)
 
-
+# %% ../../nbs/evaluation/03_rows.ipynb #38ab1841
 METRICS: dict[str, Metric | tuple[str, ...]] = dict(  # a tuple stands for several
     fid=Metric(frechet, 'features', note='squared Fréchet distance'),
     kid=Metric(
@@ -761,13 +758,7 @@ METRICS: dict[str, Metric | tuple[str, ...]] = dict(  # a tuple stands for sever
         note='squared MMD, cubic kernel, all pairs (KID without subsets; may be negative)',
     ),
     prdc=Metric(
-        prdc,
-        'features',
-        better=_prdc_better,
-        cite=_prdc_cite,
-        note='k = 5 neighbours',
-        halves=50,
-        question=_prdc_asks,
+        prdc, 'features', better=_prdc_better, cite=_prdc_cite, note='k = 5 neighbours', halves=50, question=_prdc_asks
     ),
     swd=Metric(
         swd,
@@ -820,7 +811,7 @@ def _own_rows(sets: EvaluationSets, name: str, metric: Metric) -> tuple[list[Row
     told = [dict(metric=name, cite=r.cite or metric.cites(r.measure), question=metric.asks(r.measure)) for r in rows]
     return [replace(r, **facts) for r, facts in zip(rows, told)], detail
 
-
+# %% ../../nbs/evaluation/03_rows.ipynb #dcdabed4
 def _comparisons(sets: EvaluationSets, metrics: dict[str, Metric]) -> dict[str, Callable]:
     "Functions that return comparisons, by what they are of; a feature space is visited once."
     of_features = {n: m for n, m in metrics.items() if m.needs == 'features'}
@@ -835,7 +826,7 @@ def _comparisons(sets: EvaluationSets, metrics: dict[str, Metric]) -> dict[str, 
             steps[name] = partial(_image_comparisons, sets, name, metric)
     return steps
 
-
+# %% ../../nbs/evaluation/03_rows.ipynb #2ecca556
 def row_steps(sets: EvaluationSets, metrics: dict[str, Metric]) -> dict[str, Callable]:
     "What is to be done: functions that return rows, or rows and their detail."
 
@@ -847,7 +838,7 @@ def row_steps(sets: EvaluationSets, metrics: dict[str, Metric]) -> dict[str, Cal
     steps |= {name: partial(_own_rows, sets, name, metric) for name, metric in own.items()}
     return dict(sorted(steps.items(), key=lambda step: [*metrics].index(step[0]) if step[0] in metrics else -1))
 
-
+# %% ../../nbs/evaluation/03_rows.ipynb #0de488ce
 def metric_rows(sets: EvaluationSets, *names: str) -> list[Row]:
     "The rows of some metrics, for all sequences that are compared."
     found = [step() for step in row_steps(sets, chosen_metrics(names)).values()]

@@ -10,8 +10,8 @@ import numpy as np
 
 from ..data.synthetic import DatasetError
 from ..evaluation.evaluate import Evaluation, evaluate
-from ..evaluation.rows import COLUMNS, QUESTIONS
 from ..evaluation.report import NO_DOWNLOAD, missing_weights, verdict, write_report
+from ..evaluation.rows import COLUMNS, QUESTIONS
 from ..evaluation.sides import EvaluationError
 from ..generation.masks import GenerationError
 from .train import run_command
@@ -73,7 +73,7 @@ def summary(e: Evaluation) -> str:
     lines += [f'- {text}' for text in [missing_weights(e.rows)] if text]
     return '\n'.join(lines + [f'- note: {n}' for n in e.sets.notes])
 
-
+# %% ../../nbs/scripts/02_evaluate.ipynb #d0736cd3
 def run(cfg):
     "A whole evaluation without a notebook."
     made = evaluate(cfg)
