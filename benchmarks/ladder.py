@@ -57,7 +57,8 @@ def judge(a, images, store, metrics, better: dict, deal_seed: int) -> list[dict]
     held, fake, train = deal(images, a.patients, deal_seed)
     cfg = compose_config(job='evaluate', features=['radiomics'], positive_only=True)
     sets = EvaluationSets(fake, held, train, '', None, {}, store.recipe, cfg, [], None, '')
-    size = Size(min(a.images, len(fake), len(train) // 2), min(a.patients, train.patients // 2))
+    drawn = min(a.patients, train.patients // 2)
+    size = Size(min(a.images, len(fake), len(train) // 2), drawn, train.patients, fake.patients)
     if not better:
         few = replace(sets, synthetic=draw(fake, 24, 0))
         better |= {f'{r.measure}, {r.images}': r.better for r in metric_rows(few, *metrics)}

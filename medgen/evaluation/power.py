@@ -17,6 +17,8 @@ from typing import NamedTuple
 
 import numpy as np
 from fastcore.basics import patch
+from scipy.stats import norm
+from scipy.stats import t as student
 
 from ..core.config import git_revision, versions
 from ..core.files import write_atomic
@@ -36,7 +38,15 @@ class Size(NamedTuple):
     "Of a draw."
 
     images: int
-    patients: int
+    patients: int  # in the place of the synthetic images
+    training: int  # patients that they are drawn from
+    judged: int  # independent parts of the set that is judged: synthetic images, or patients
+
+    @property
+    def stretch(self) -> float:
+        "How much further such a set of new patients lies off than these draws from the same few patients."
+        new, drawn = 1 / self.judged + 1 / self.training, 1 / self.patients - 1 / self.training
+        return max(1.0, (new / drawn) ** 0.5)
 
 
 def draw_size(sets: EvaluationSets) -> Size | str:  # or why nothing can be drawn
@@ -46,7 +56,8 @@ def draw_size(sets: EvaluationSets) -> Size | str:  # or why nothing can be draw
     if (patients := sets.training.patients) < LEAST_PATIENTS:
         return f'{patients} training patients are too few to see what chance does: at least {LEAST_PATIENTS}'
     drawn = min(sets.held_out.patients, patients // 2)
-    return Size(min(len(sets.synthetic), MOST, drawn * len(sets.training) // patients), drawn)
+    images = min(len(sets.synthetic), MOST, drawn * len(sets.training) // patients)
+    return Size(images, drawn, patients, min(images, sets.synthetic.patients))
 
 
 def _some(images: ImageSet, rows: np.ndarray, n: int, rng, name: str) -> ImageSet:
@@ -220,17 +231,17 @@ class Reader:
         for k, name in enumerate(self.names):
             if np.isfinite(found.get(name, np.nan)):
                 centre, scale = _scale(others[:, k], self.size.images)
-                z[name] = (found[name] - centre) / scale
+                z[name] = (found[name] - centre) / (scale if leave_out is not None else scale * self.size.stretch)
         return z
 
     def bad(self, z: dict[str, float]) -> dict[str, float]:
         return {name: _badness(value, self.better[name]) for name, value in z.items()}
 
-    @staticmethod
-    def _limit(by_draw):
-        "What the largest number of a table exceeds in at most 5 % of the draws, the table at hand among them."
+    def _limit(self, by_draw):
+        "What the largest number of a table of other patients exceeds by chance in 5 % of all tables."
         largest = np.sort([max(d.values(), default=0.0) for d in by_draw])
-        return largest[-max(1, int(0.05 * (len(largest) + 1)))] if len(largest) else np.inf
+        among_draws = largest[-max(1, int(0.05 * (len(largest) + 1)))]  # the table at hand is one more
+        return float(student.isf(norm.sf(among_draws), self.size.training - 1))
 
 # %% ../../nbs/evaluation/04_power.ipynb #33c9dae9
 @patch
