@@ -29,7 +29,7 @@ from medgen.evaluation.power import DRAWS, Draws, Reader, Size, numbers_of, pret
 from medgen.evaluation.rows import chosen_metrics, metric_rows
 from medgen.evaluation.sides import EvaluationSets
 from medgen.metrics.defects import DEFECTS, plant
-from medgen.metrics.intervals import share_interval
+from medgen.metrics.intervals import mean_interval
 
 METRICS = 'fid kid prdc swd plausibility two_sample coupling ms_ssim_diversity masks'.split()
 
@@ -65,7 +65,8 @@ def judge(a, images, store, metrics, better: dict, deal_seed: int) -> list[dict]
     null = [numbers_of(pretend(sets, size, k), metrics) for k in range(DRAWS)]
     reader, found = Reader(Draws(size, null, {}), better, images.size), []
     ladder = [('', 0)] * (a.false_alarms // a.draws)
-    ladder += [(name, rung) for name, d in DEFECTS.items() if not d.lacks(fake) for rung in a.rungs]
+    if deal_seed < a.deals:
+        ladder += [(name, rung) for name, d in DEFECTS.items() if not d.lacks(fake) for rung in a.rungs]
     observed = pretend(sets, size, 0)  # for its training images
     for defect, rung in ladder:
         for k in range(a.draws):
@@ -78,22 +79,24 @@ def judge(a, images, store, metrics, better: dict, deal_seed: int) -> list[dict]
 
 def write(report: dict) -> str:
     "Shares of draws that are called worse, by defect and rung, and the measures that see it most often."
-    by = {}
+    by, none = {}, [d for d in report['draws'] if not d['defect']]
     for d in report['draws']:
-        by.setdefault(d['defect'], {}).setdefault(d['rung'], []).append(d['worse'])
-    none = [bool(w) for w in by.pop('')[0]]
-    alarms = share_interval(sum(none), len(none))
+        if d['defect']:
+            by.setdefault(d['defect'], {}).setdefault(d['rung'], []).append(d['worse'])
+    called, deals = [float(bool(d['worse'])) for d in none], [d['deal'] for d in none]
+    alarms = mean_interval(called, deals).clip(0, 1)  # draws of a deal are of the same patients
     rows = []
     for defect, rungs in by.items():
         shares = [f'{100 * np.mean([bool(w) for w in worse]):.0f} %' for worse in rungs.values()]
         seen = Counter(name.split(',')[0] for worse in rungs.values() for w in worse for name in set(w))
         rows.append([defect, *shares, ', '.join(name for name, _ in seen.most_common(3))])
     head = ['called worse', *(f'rung {r}' for r in next(iter(by.values()))), 'most often by']
+    share = f'{100 * alarms.value:.1f} % (95 % {100 * alarms.low:.1f} to {100 * alarms.high:.1f})'
+    some = len({d['deal'] for d in none if d['worse']})
     about = (
         f'{report["images"]} images of {report["patients"]} patients against {report["patients"]} held-out patients, '
         f'{report["deals"]} deals of the patients, {report["each"]} draws of each rung in each. Other patients, '
-        f'undamaged: called worse in {sum(none)} of {len(none)} draws, {100 * alarms.value:.1f} % '
-        f'({100 * alarms.low:.1f} to {100 * alarms.high:.1f}).'
+        f'undamaged: {share} of {len(none)} draws are called worse, all of them in {some} of {len(set(deals))} deals.'
     )
     return f'{about}\n\n{markdown_table(head, rows)}'
 
@@ -108,6 +111,7 @@ def main():
     parser.add_argument('--deals', type=int, default=4, help='of the patients (%(default)s)')
     parser.add_argument('--draws', type=int, default=5, help='of each rung in each deal (%(default)s)')
     parser.add_argument('--false-alarms', type=int, default=50, help='undamaged draws in each deal (%(default)s)')
+    parser.add_argument('--more', type=int, default=12, help='deals of undamaged draws alone (%(default)s)')
     parser.add_argument('--rungs', type=int, nargs='+', default=[1, 3, 5], help='of 1 to 5 (%(default)s)')
     parser.add_argument('--metrics', nargs='+', default=METRICS, help='(%(default)s)')
     parser.add_argument('--out', type=Path, help='write the table and the draws to OUT/NAME.md and OUT/NAME.json')
@@ -120,9 +124,9 @@ def main():
     images, metrics, better, draws = real_set(store, 'all', True, 'all', 10**6), chosen_metrics(a.metrics), {}, []
     images.names = list(names)  # before gadolinium first
     start = time.time()
-    for k in range(a.deals):
+    for k in range(a.deals + a.more):
         draws += judge(a, images, store, metrics, better, k)
-        print(f'deal {k + 1} of {a.deals}, {time.time() - start:.0f} s', file=sys.stderr, flush=True)
+        print(f'deal {k + 1} of {a.deals + a.more}, {time.time() - start:.0f} s', file=sys.stderr, flush=True)
     report = dict(images=a.images, patients=a.patients, deals=a.deals, each=a.draws, metrics=a.metrics)
     report |= dict(image_size=a.image_size, threads=torch.get_num_threads(), versions=versions(), draws=draws)
     print(text := write(report))

@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from scipy.special import logit
 
 from ..core.config import ConfigError, registered
 from ..core.show import markdown_table
@@ -671,8 +672,8 @@ def told_apart(sets: EvaluationSets, name: str = 'synthetic') -> TwoSample:
 
 # %% ../../nbs/evaluation/03_rows.ipynb #66222140
 def two_sample_values(sets: EvaluationSets) -> Values:
-    "The area under the curve of the classifier, without interval."
-    return {('told apart, AUC', ALL): told_apart(sets).auc.value}
+    "The area under the curve as the logarithm of its odds: near 1, small steps mean much."
+    return {('told apart, AUC', ALL): float(logit(np.clip(told_apart(sets).auc.value, 0.01, 0.99)))}
 
 
 def two_sample_rows(sets: EvaluationSets) -> list[Row]:
