@@ -100,7 +100,9 @@ def pretend(sets: EvaluationSets, size: Size, seed: int, defect: str = '', rung:
 def observed_sets(sets: EvaluationSets, size: Size, seed: int) -> EvaluationSets:
     "As many synthetic images as a draw has."
     rng = np.random.default_rng([seed, 18])
-    return _with(sets, _some(sets.synthetic, np.arange(len(sets.synthetic)), size.images, rng, 'synthetic'), sets.training)
+    return _with(
+        sets, _some(sets.synthetic, np.arange(len(sets.synthetic)), size.images, rng, 'synthetic'), sets.training
+    )
 
 # %% ../../nbs/evaluation/04_power.ipynb #f7919d8d
 DRAWS = 40  # without defect
