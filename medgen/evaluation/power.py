@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['MOST', 'LEAST_PATIENTS', 'DRAWS', 'PLANTED_DRAWS', 'RUNGS', 'PLANTED', 'Numbers', 'FOUR_OF_FIVE', 'CANNOT_TELL',
            'NOT_JUDGED', 'Size', 'draw_size', 'Groups', 'draw_groups', 'pretend', 'observed_sets', 'numbers_of',
-           'possible_defects', 'Draws', 'make_draws', 'Reader', 'rung_text', 'read_rows', 'unjudged', 'observe']
+           'possible_defects', 'affordable_spaces', 'Draws', 'make_draws', 'Reader', 'rung_text', 'read_rows',
+           'unjudged', 'observe']
 
 # %% ../../nbs/evaluation/04_power.ipynb #b63d4cc4
 import hashlib
@@ -17,11 +18,13 @@ from typing import NamedTuple
 
 import numpy as np
 from fastcore.basics import patch
+from omegaconf import DictConfig, OmegaConf
 from scipy.stats import norm
 from scipy.stats import t as student
 
-from ..core.config import git_revision, versions
+from ..core.config import git_revision, versions, writing_to
 from ..core.files import write_atomic
+from ..core.processes import this_device
 from ..core.show import ProgressBar
 from ..data.images import ImageSet
 from .rows import MISSING, Metric, Row, quick_values
@@ -130,14 +133,21 @@ def possible_defects(sets: EvaluationSets) -> list[str]:
     return [name for name in PLANTED if not DEFECTS[name].lacks(sets.training)]
 
 
+def affordable_spaces(cfg: DictConfig) -> list[str]:
+    "Feature spaces of planted images: all on a GPU; on a CPU a network would take hours, so radiomics alone."
+    spaces = list(EXTRACTORS) if cfg.features == 'all' else list(cfg.features)
+    return spaces if this_device() != 'cpu' else [name for name in spaces if name == 'radiomics']
+
+
 def _draws(sets: EvaluationSets, metrics: dict[str, Metric], size: Size, seed: int) -> Iterator[tuple]:
     "(defect, rung, numbers) of every draw; the defect '' is none."
     for k in range(DRAWS):
         yield '', 0, numbers_of(pretend(sets, size, seed + k), metrics)
+    cheaper = replace(sets, cfg=OmegaConf.merge(sets.cfg, dict(features=affordable_spaces(sets.cfg))))
     for name in possible_defects(sets):
         for rung in RUNGS:
             for k in range(PLANTED_DRAWS):
-                yield name, rung, numbers_of(pretend(sets, size, seed + k, name, rung), metrics)
+                yield name, rung, numbers_of(pretend(cheaper, size, seed + k, name, rung), metrics)
 
 # %% ../../nbs/evaluation/04_power.ipynb #c81c75a4
 class Draws(NamedTuple):
@@ -164,7 +174,7 @@ def _draws_key(sets: EvaluationSets, metrics: dict[str, Metric], size: Size) -> 
     real = [stores, cfg.split, cfg.positive_only, cfg.max_images, cfg.image_type, sorted(sets.synthetic.names)]
     files = [_weights_of(n, cfg.cache_dir) for n in spaces]
     settings = [cfg.seed, cfg.pairs, DRAWS, PLANTED_DRAWS, PLANTED, RUNGS, versions()['medgen'], git_revision()]
-    about = [real, size, sorted(metrics), spaces, files, settings]
+    about = [real, size, sorted(metrics), spaces, files, affordable_spaces(cfg), settings]
     return hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
 
 
@@ -180,8 +190,9 @@ def make_draws(sets: EvaluationSets, metrics: dict[str, Metric], size: Size, pro
     draws = _draws(sets, metrics, size, sets.cfg.seed)
     for name, rung, found in ProgressBar(draws, 'what chance does', total=total, disable=not progress):
         (planted.setdefault(name, {}).setdefault(rung, []) if name else null).append(found)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, json.dumps(dict(null=null, planted=planted)))
+    with writing_to('cache_dir', path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, json.dumps(dict(null=null, planted=planted)))
     return Draws(size, null, planted)
 
 # %% ../../nbs/evaluation/04_power.ipynb #4f3d4b9c
@@ -324,8 +335,9 @@ def observe(
     better = {f'{r.measure}, {r.images}': r.better for r in rows}
     reader = Reader(make_draws(sets, metrics, size, progress), better, sets.held_out.size)
     found = numbers_of(observed_sets(sets, size, sets.cfg.seed), metrics)
+    spaces = ', '.join(affordable_spaces(sets.cfg)) or 'none'
     about = (
         f'readings: {size.images} images, in {DRAWS} draws of {size.patients} training patients in the place of the '
-        f'synthetic images; planted defects in {PLANTED_DRAWS} of them'
+        f'synthetic images; planted defects in {PLANTED_DRAWS} of them (feature spaces: {spaces})'
     )
     return read_rows(rows, reader, found), about
