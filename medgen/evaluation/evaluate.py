@@ -20,7 +20,7 @@ from ..core.show import ProgressBar, markdown_table
 from .power import observe, unjudged
 from .rows import COLUMNS, MISSING, Row, chosen_metrics, row_steps
 from .sides import EvaluationError, EvaluationSets, open_sets, preprocessing_fingerprint
-from ..metrics.features import EXTRACTORS, find_extractor
+from ..metrics.features import extractor_names, find_extractor
 
 # %% ../../nbs/evaluation/05_evaluate.ipynb #0e1a643d
 @dataclass(repr=False)
@@ -66,8 +66,8 @@ def set_facts(sets: EvaluationSets) -> dict[str, dict]:
 # %% ../../nbs/evaluation/05_evaluate.ipynb #725157a5
 def _write_results(e: Evaluation):
     "metrics.json and metrics.csv, each whole or not at all."
-    s, spaces = e.sets, list(EXTRACTORS) if e.cfg.features == 'all' else e.cfg.features
-    extractors = {n: find_extractor(n) for n in spaces}
+    s = e.sets
+    extractors = {n: find_extractor(n) for n in extractor_names(e.cfg.features)}
     about = dict(
         medgen=versions()['medgen'],
         written=time.strftime('%Y-%m-%dT%H:%M:%S%z'),

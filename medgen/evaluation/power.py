@@ -30,7 +30,7 @@ from ..data.images import ImageSet
 from .rows import MISSING, Metric, Row, quick_values
 from .sides import EvaluationSets
 from ..metrics.defects import DEFECTS, plant
-from ..metrics.features import EXTRACTORS, find_extractor
+from ..metrics.features import extractor_names, find_extractor
 
 # %% ../../nbs/evaluation/04_power.ipynb #183c8e33
 MOST = 200  # images of each set that are looked at, at most: more would take minutes for each draw
@@ -135,7 +135,7 @@ def possible_defects(sets: EvaluationSets) -> list[str]:
 
 def affordable_spaces(cfg: DictConfig) -> list[str]:
     "Feature spaces of planted images: all on a GPU; on a CPU a network would take hours, so radiomics alone."
-    spaces = list(EXTRACTORS) if cfg.features == 'all' else list(cfg.features)
+    spaces = extractor_names(cfg.features)
     return spaces if this_device() != 'cpu' else [name for name in spaces if name == 'radiomics']
 
 
@@ -169,7 +169,7 @@ def _weights_of(space: str, cache_dir: str) -> str:
 def _draws_key(sets: EvaluationSets, metrics: dict[str, Metric], size: Size) -> str:
     "Hash of everything that the draws depend on."
     cfg = sets.cfg
-    spaces = list(EXTRACTORS) if cfg.features == 'all' else list(cfg.features)
+    spaces = extractor_names(cfg.features)
     stores = {name: store.fingerprint for name, store in sets.stores.items()}
     real = [stores, cfg.split, cfg.positive_only, cfg.max_images, cfg.image_type, sorted(sets.synthetic.names)]
     files = [_weights_of(n, cfg.cache_dir) for n in spaces]

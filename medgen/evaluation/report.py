@@ -129,7 +129,7 @@ def verdict(question: str, rows: list[Row]) -> tuple[str, str, str]:
         word = 'yes' if question == 'copies' else 'no'
         return f'**{word}**', f'worse in {len(kinds["worse"])} of {judged}: {_named(kinds["worse"])}', _shown(rows)
     if kinds['no worse than']:
-        word = 'none seen' if question == 'copies' else 'no difference seen'
+        word = 'none seen' if question == 'copies' else f'no difference seen in {rows[0].n.split(",")[0]} images'
         return f'**{word}**', f'{judged} numbers, none worse', _shown(rows)
     if judged and all(r.reading == NOT_JUDGED for r in kinds['cannot tell']):
         return '**cannot tell**', f'{judged} numbers, none judged: the notes say why', '-'

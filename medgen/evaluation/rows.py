@@ -33,7 +33,7 @@ from .utility import faithfulness_difference, utility
 from ..metrics.coupling import OF_MASK, OF_SEQUENCES, coupling
 from ..metrics.distances import frechet, interval, mmd, prdc, small_sample_note
 from ..metrics.diversity import PairMean, diversity, other_group, quality
-from ..metrics.features import EXTRACTORS, extract, find_extractor
+from ..metrics.features import extract, extractor_names, find_extractor
 from medgen.metrics.intervals import (
     Interval,
     NotComputed,
@@ -816,7 +816,7 @@ def _own_rows(sets: EvaluationSets, name: str, metric: Metric) -> tuple[list[Row
 def _comparisons(sets: EvaluationSets, metrics: dict[str, Metric]) -> dict[str, Callable]:
     "Functions that return comparisons, by what they are of; a feature space is visited once."
     of_features = {n: m for n, m in metrics.items() if m.needs == 'features'}
-    spaces, steps = list(EXTRACTORS) if sets.cfg.features == 'all' else sets.cfg.features, {}
+    spaces, steps = extractor_names(sets.cfg.features), {}
     for sequence in sets.sequences if of_features else []:
         for space in spaces:
             steps[f'{sequence}: {space}'] = partial(_feature_comparisons, sets, sequence, space, of_features)

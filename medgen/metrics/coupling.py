@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['DISTANCES', 'FAINT', 'OF_MASK', 'OF_SEQUENCES', 'enhancement', 'edge_alignment', 'registration', 'closeness',
-           'coupling']
+           'coupling', 'LeastFit']
 
 # %% ../../nbs/metrics/13_coupling.ipynb #7440466d
 import numpy as np
 from scipy.ndimage import binary_dilation, binary_erosion, binary_fill_holes, gaussian_filter, laplace
+from scipy.stats import rankdata
 from skimage.registration import phase_cross_correlation
 
 from .plausibility import head_pieces
@@ -132,3 +133,29 @@ def coupling(
     if np.shape(images)[1] > 1:
         found |= {name: np.array([measure(image) for image in images], float) for name, measure in OF_SEQUENCES.items()}
     return found
+
+# %% ../../nbs/metrics/13_coupling.ipynb #4c9244c8
+class LeastFit:
+    "The least that images must fit their masks, and each other."
+
+    def __init__(
+        self,
+        images: np.ndarray,  # [N,C,H,W] in [0, 1], real ones
+        masks: np.ndarray,  # [N,H,W]
+        share: float,  # of the real ones that may fall short, 0 to 1
+    ):
+        found = coupling(images, masks)
+        ranks = {name: rankdata(x, nan_policy='omit') / np.isfinite(x).sum() for name, x in found.items()}
+        worst = np.nanquantile(np.nanmin(np.stack(list(ranks.values())), 0), share)
+        self.limits = {name: float(np.nanquantile(x, worst)) for name, x in found.items()}
+        self.share = float(np.mean([bool(why) for why in self.check(images, masks)]))  # that does fall short
+
+    def check(
+        self,
+        images: np.ndarray,  # [N,C,H,W] in [0, 1]
+        masks: np.ndarray,  # [N,H,W]
+    ) -> list[str]:  # the first measure in which each falls short, '' if in none
+        "What is wrong with each image."
+        found = coupling(images, masks)
+        short = {name: x < self.limits[name] for name, x in found.items()}
+        return [next((name for name in short if short[name][i]), '') for i in range(len(images))]

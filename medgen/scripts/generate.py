@@ -25,6 +25,7 @@ USAGE = '''medgen-generate: make a synthetic dataset from trained models.
   medgen-generate ... catalogue=lesions.yaml                 lesions of your choice: number, diameters, region
   medgen-generate ... slice_position=0.4                     all slices at one place in the head, -1 to 1
   medgen-generate ... drop_copies=true                       what copies a training patient is drawn again
+  medgen-generate ... drop_unfit=0.1                         what fits its mask less than real slices do, likewise
   medgen-generate ... layout=folders                         patients of one slice each, as BrainMetShare has them
   medgen-generate ... multi_gpu=true                         all GPUs share the images; srun and torchrun work too
   medgen-generate ...                                        the same again: goes on where it was interrupted
