@@ -47,7 +47,7 @@ def deal(images, patients: int, seed: int) -> list:
 def draw(images, n: int, seed: int, defect: str = '', rung: int = 0):
     "Some images in the place of the synthetic ones, with a defect."
     drawn = images.draw(n, seed)
-    drawn = plant(drawn, defect, rung, seed) if defect else drawn.take(np.arange(len(drawn)))
+    drawn = plant(drawn, defect, rung, seed).held() if defect else drawn.take(np.arange(len(drawn)))
     drawn.name = 'synthetic'
     return drawn
 

@@ -91,6 +91,19 @@ def spread(self: ImageSet, n: int) -> ImageSet:
     "At most n images, evenly spread."
     return self if n >= len(self) else self.take(np.linspace(0, len(self) - 1, n).round())
 
+# %% ../../nbs/data/04_images.ipynb #07de1ad6
+@patch
+def held(self: ImageSet) -> ImageSet:
+    "The same images, each sequence read once and kept in memory."
+    kept: dict = {}
+
+    def read(sequence, places):
+        if sequence not in kept:
+            kept[sequence] = self.load(sequence)
+        return kept[sequence][places]
+
+    return ImageSet(self.name, read, self.groups, self.names, self.size, self.mm, self.positions)
+
 # %% ../../nbs/data/04_images.ipynb #824a5ab2
 @patch
 def measured(

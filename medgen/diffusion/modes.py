@@ -67,6 +67,12 @@ class TrainingMode(ABC):
         "What `prepare_batch` gave, without the position."
         return condition[:, : condition.shape[1] - self.slice_position] if self.is_conditional else None
 
+    def without_condition(self, condition: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
+        "The same, blank where `hidden` [B] says so: 0, between outside and inside of a mask. The position stays."
+        own = self.own_condition(condition)
+        blank = own.masked_fill(hidden[:, None, None, None], 0)
+        return torch.cat([blank, condition[:, own.shape[1] :]], 1)
+
     def model_input(self, x_t: torch.Tensor, condition: torch.Tensor | None) -> torch.Tensor:
         "What the network sees: the noisy images, then the condition."
         return x_t if condition is None else torch.cat([x_t, condition], 1)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SAMPLERS', 'image_noise', 'draw_positions', 'fresh_noise', 'ddim', 'ancestral', 'dpm_solver', 'straight_times',
-           'euler', 'heun', 'Sampler', 'predict', 'choose_sampler', 'first_time', 'sample']
+           'euler', 'heun', 'Sampler', 'predict', 'predict_guided', 'choose_sampler', 'first_time', 'sample']
 
 # %% ../../nbs/diffusion/05_sampling.ipynb #f06d4b4c
 import inspect
@@ -232,6 +232,21 @@ def predict(
         times = t.to(torch.float32).to(x_t.device, non_blocking=True) * scale
     return network(mode.model_input(x_t, condition), timesteps=times).float()
 
+# %% ../../nbs/diffusion/05_sampling.ipynb #a6ccbcc1
+def predict_guided(
+    network: torch.nn.Module,
+    strategy: DiffusionStrategy,
+    mode: TrainingMode,  # with a condition
+    x_t: Tensor,  # [B,C,H,W] noisy images
+    condition: Tensor,  # [B,K,H,W]
+    t: Tensor,  # as for `predict`
+    guidance: float,  # 0 without the condition, 1 with it, above 1 further
+) -> Tensor:  # [B,C,H,W] float32, the strategy's target
+    "What the network says with the condition, moved away from what it says without."
+    hidden = torch.ones(len(x_t), dtype=torch.bool, device=x_t.device)
+    blind = predict(network, strategy, mode, x_t, mode.without_condition(condition, hidden), t)
+    return blind + guidance * (predict(network, strategy, mode, x_t, condition, t) - blind)
+
 # %% ../../nbs/diffusion/05_sampling.ipynb #70e19eb0
 def _own_sampler(name, walk):
     "The record of a function that was named by its path."
@@ -327,8 +342,10 @@ def sample(
     callback: Callable = None,  # called as callback(x_s, x0, k, s) after step k of each batch
     mean_image: Tensor = None,  # [C,H,W] of the training data in network space: begin at `first_time`
     pad: bool = False,  # fill the last batch
+    guidance: float = 1.0,  # as for `predict_guided`; all but 1 take twice the evaluations
 ) -> Tensor:  # [N,C,H,W] in network space
     "Images for noise, by any sampler, strategy and mode."
+    ask = predict if guidance == 1 else partial(predict_guided, guidance=guidance)
     start = None if mean_image is None else first_time(strategy)
     chosen, times = choose_sampler(sampler, strategy, num_steps, eta, start)
     out, (a, b) = [], [c.item() for c in strategy.coeffs(times[:1])]
@@ -343,7 +360,7 @@ def sample(
     for kept, (x, given, mine) in _batches(batch_size, pad, beginning, condition, numbers):
 
         def estimate(x, t):
-            return strategy.estimate(predict(network, strategy, mode, x, given, t), x, t, clip=True)
+            return strategy.estimate(ask(network, strategy, mode, x, given, t), x, t, clip=True)
 
         def fresh(k):
             return fresh_noise(mine.T, noise.shape[1:], seed, k).to(noise)

@@ -460,9 +460,20 @@ def times_and_weights(self: StepTrainer, times):
 
 # %% ../../nbs/diffusion/08_step.ipynb #77e66c8f
 @patch
+def hide_some(self: StepTrainer, condition):
+    "The condition of this process's share of the step's batch, blank for a share of the images (`condition_dropout`)."
+    if not (self.args.condition_dropout and self.mode.is_conditional):
+        return condition
+    dice = np.random.default_rng([self.cfg.seed, self.step, 2]).random(len(condition) * self.world)
+    hidden = torch.from_numpy(dice[self.rank :: self.world] < self.args.condition_dropout)
+    return self.mode.without_condition(condition, to_device(hidden, self.device))
+
+
+@patch
 def training_loss(self: StepTrainer, batch: dict):
     "The objective of a batch; the unweighted losses per sample (None where there are none); the times, on the CPU."
     images, condition = self.mode.prepare(self.on_device(batch), self.device)
+    condition = self.hide_some(condition)
     times, noise = self.draw_times_and_noise(images.shape)
     t, weights = self.times_and_weights(times)
     x_t = self.strategy.add_noise(images, noise, t)

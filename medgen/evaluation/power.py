@@ -95,7 +95,7 @@ def pretend(sets: EvaluationSets, size: Size, seed: int, defect: str = '', rung:
     groups = draw_groups(sets.training, size.patients, rng)
     chosen = _some(sets.training, groups.chosen, size.images, rng, 'synthetic')
     if defect:
-        chosen = plant(chosen, defect, rung, seed)
+        chosen = plant(chosen, defect, rung, seed).held()
         chosen.name = 'synthetic'
     return _with(sets, chosen, sets.training.take(groups.others))
 

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['PREPROCESSING', 'MOST_JUDGES', 'find_checkpoint', 'Model', 'open_model', 'check_model', 'check_pair', 'RealMasks',
            'training_store', 'copy_index', 'reject_copies', 'least_fit', 'reject_unfit', 'Sources', 'dataset_identity',
-           'launches_processes', 'mask_rules', 'check_position', 'open_catalogue', 'open_sources', 'demo_model',
-           'demo_models', 'image_positions', 'stage_seed', 'draw_masks', 'draw_images', 'PendingImage', 'image_record',
-           'GenerationLoop', 'check_ready', 'GenerationResult', 'open_writer', 'make_images',
+           'launches_processes', 'mask_rules', 'check_position', 'check_guidance', 'open_catalogue', 'open_sources',
+           'demo_model', 'demo_models', 'image_positions', 'stage_seed', 'draw_masks', 'draw_images', 'PendingImage',
+           'image_record', 'GenerationLoop', 'check_ready', 'GenerationResult', 'open_writer', 'make_images',
            'make_images_with_processes', 'count_records', 'generate', 'copies_text', 'fit_text', 'positions_text',
            'card_facts']
 
@@ -381,6 +381,8 @@ def dataset_identity(s: Sources) -> dict:
     )
     if c.slice_position is not None:
         identity['slice_position'] = c.slice_position
+    if c.guidance != 1:
+        identity['guidance'] = c.guidance
     if s.copies:
         identity['drop_copies'] = {
             k: dict(false_alarm_rate=i.rates.wanted, training=len(i.train), calibration=i.rates.images)
@@ -419,6 +421,19 @@ def check_position(
         raise ConfigError(f'{given}: the masks of mask_dir come with the position of their slice. Leave it out')
 
 
+def check_guidance(cfg: DictConfig, image: Model | None) -> None:
+    "Refuse a guidance that the image model was not trained for."
+    if cfg.guidance == 1:
+        return
+    given = f'guidance={cfg.guidance:g}'
+    if image is None:
+        raise ConfigError(f'{given}: masks are drawn from nothing that could guide them. Leave it out')
+    if not image.about['config']['training'].get('condition_dropout'):
+        run = image.folder.parent.name
+        cure = 'Train with training.condition_dropout=0.15, or leave it out'
+        raise ConfigError(f'{given}: {run} never had to do without its mask, so it cannot be asked without. {cure}')
+
+
 def open_catalogue(catalogue: str | None) -> list:  # of `LesionRequest`
     "The requests of a catalogue file, if there is one."
     try:
@@ -443,6 +458,7 @@ def open_sources(
     if seg and image:
         check_pair(seg, image)
     check_position(cfg, image or seg)
+    check_guidance(cfg, image)
     real = RealMasks(image, cfg) if cfg.mask_dir else None
     sources = Sources(cfg, seg, real, image, mask_rules(cfg, seg), open_catalogue(cfg.catalogue))
     try:
@@ -558,6 +574,7 @@ def _draw(model, cfg, stage, indices, attempts, condition=None, callback=None):
         callback=callback,
         mean_image=model.about['mean_image'],
         pad=True,
+        guidance=cfg.guidance if stage == 'images' else 1.0,
     )
     return model.mode.to_images(x).cpu().numpy()
 
@@ -902,7 +919,7 @@ def card_facts(result: GenerationResult) -> dict:
         copies=copies_text(s, result.funnel.counts),
         models=[model_facts(role, m.about, m.about['uses_ema']) for role, m in s.models.items()],
         masks=' '.join(text for text in (masks, positions, fit_text(s, result.funnel.counts)) if text),
-        sampling={k: c[k] for k in ('sampler', 'num_steps', 'eta', 'seed')} | arithmetic,
+        sampling={k: c[k] for k in ('sampler', 'num_steps', 'eta', 'guidance', 'seed')} | arithmetic,
         versions=versions(),
         funnel=result.funnel.table().set_index('result'),
         statistics=mask_statistics({'this dataset': pd.DataFrame(measured)}) if measured else None,
