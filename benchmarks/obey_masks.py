@@ -156,7 +156,8 @@ def main():
         print(text := table(found, real), flush=True)
         if a.out:
             a.out.with_suffix('.md').write_text(text + '\n')
-            facts = dict(overrides=a.overrides, versions=versions(), real=real, found=found)
+            shown = [o for o in a.overrides if not o.startswith('data_dir=')]
+            facts = dict(overrides=shown, versions=versions(), real=real, found=found)
             a.out.with_suffix('.json').write_text(json.dumps(facts) + '\n')
 
 
