@@ -11,7 +11,6 @@ import json
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from medgen.core.config import compose_config, versions
 from medgen.core.show import markdown_table
@@ -23,53 +22,32 @@ from medgen.metrics.coupling import coupling
 from medgen.metrics.intervals import mean_interval
 from medgen.metrics.plausibility import Plausibility, anatomies, typical
 
-HIDDEN = 0.0  # a mask channel between outside (-1) and inside (1)
-VARIANTS = {
-    'as it is': {},
-    'lesion x 5': dict(weight=5),
-    'lesion x 20': dict(weight=20),
-    'hidden in 15 %': dict(hide=0.15),
+VARIANTS = {  # weight of the lesion's pixels in the loss, share of masks that are hidden
+    'as it is': (1, 0),
+    'lesion x 5': (5, 0),
+    'lesion x 20': (20, 0),
+    'hidden in 15 %': (1, 0.15),
 }
 GUIDANCE = {'hidden in 15 %': (1, 1.5, 2, 3)}
 
 
 class Trainer(DiffusionTrainer):
-    "A trainer whose loss counts pixels of the lesion more, or that hides some masks from the network."
+    "A trainer whose loss counts pixels of the lesion more."
 
-    weight, hide = 1, 0.0
+    weight = 1
 
     def training_loss(self, batch):
         images, condition = self.mode.prepare(self.on_device(batch), self.device)
+        by_pixel = 1 + (self.weight - 1) * (condition[:, :1] > 0).float()
+        condition = self.hide_some(condition)
         times, noise = self.draw_times_and_noise(images.shape)
         t, weights = self.times_and_weights(times)
-        by_pixel = 1 + (self.weight - 1) * (condition[:, :1] > 0).float()
-        if self.hide:
-            hidden = torch.rand(len(condition), generator=self.dice) < self.hide
-            condition = torch.cat(
-                [condition[:, :1].masked_fill(hidden[:, None, None, None], HIDDEN), condition[:, 1:]], 1
-            )
         x_t = self.strategy.add_noise(images, noise, t)
         prediction = predict(self.network, self.strategy, self.mode, x_t, condition, t)
         error = (prediction - self.strategy.target(images, noise, t)).square()
         losses = error.mean((1, 2, 3))
         objective = (weights * (by_pixel * error).mean((1, 2, 3)) / by_pixel.mean()).mean()
         return objective, dict(mse=losses.detach(), perceptual=None), times
-
-
-class Guided(torch.nn.Module):
-    "A network that goes further from what it says without the mask to what it says with it."
-
-    def __init__(self, network, channel, scale):
-        super().__init__()
-        self.network, self.channel, self.scale = network, channel, scale
-
-    def forward(self, x, timesteps):
-        if self.scale == 1:
-            return self.network(x, timesteps=timesteps)
-        blind = x.clone()
-        blind[:, self.channel] = HIDDEN
-        without, given = self.network(torch.cat([blind, x]), timesteps=torch.cat([timesteps] * 2)).chunk(2)
-        return without + self.scale * (given - without)
 
 
 class Judge:
@@ -102,9 +80,8 @@ def judged(trainer, judge, scale, steps) -> dict:
     "Numbers of the samples of a trained network."
     images, condition = judge.prepared
     noise = image_noise(range(len(images)), tuple(images.shape[1:]), 7)
-    channel = images.shape[1]
-    network = Guided(trainer.eval_network.eval(), channel, scale)
-    x = sample(network, trainer.strategy, trainer.mode, noise, condition, steps, 16, 'dpm_solver')
+    how = dict(num_steps=steps, batch_size=16, sampler='dpm_solver', guidance=scale)
+    x = sample(trainer.eval_network.eval(), trainer.strategy, trainer.mode, noise, condition, **how)
     return judge.numbers(from_network(x).numpy())
 
 
@@ -137,14 +114,12 @@ def main():
     a = parser.parse_args()
     found, real = {}, {}
     for seed in a.seeds:
-        for name, options in VARIANTS.items():
-            cfg = compose_config([*a.overrides, f'seed={seed}'])
+        for name, (weight, hidden) in VARIANTS.items():
+            cfg = compose_config([*a.overrides, f'seed={seed}', f'condition_dropout={hidden}'])
             store = open_store(cfg, progress=False)
             folder = a.runs / f'{name.replace(" ", "_").replace("%", "percent")}-{seed}'
             trainer = Trainer.from_config(cfg, store, folder)
-            for key, value in options.items():
-                setattr(trainer, key, value)
-            trainer.dice = torch.Generator().manual_seed(seed)
+            trainer.weight = weight
             if (folder / 'latest').exists():
                 trainer.resume(folder)
             trainer.fit()
