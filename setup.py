@@ -42,7 +42,7 @@ setup(
         'Programming Language :: Python :: 3.12',
     ],
     packages=find_packages(include=['medgen', 'medgen.*']),
-    package_data={'medgen': ['configs/*.yaml', 'configs/*/*.yaml']},
+    package_data={'medgen': ['configs/*.yaml', 'configs/*/*.yaml', 'starters/*/*']},
     python_requires='>=' + cfg['min_python'],
     install_requires=words('requirements'),
     extras_require={'dev': words('dev_requirements'), 'lab': words('lab_requirements')},

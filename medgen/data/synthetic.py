@@ -381,7 +381,8 @@ def model_facts(
 ) -> dict:  # a row of the card's table
     "What the card says of a model."
     config, train = about['config'], (about.get('data') or {}).get('train', {})
-    file = f'{"ema" if ema else "weights"}.safetensors'
+    averaged = ema and 'ema.safetensors' in about['files']  # an exported model has one file
+    file = 'ema.safetensors' if averaged else 'weights.safetensors'
     return dict(
         role=role,
         strategy=config['strategy']['strategy_class'].split('.')[-1],

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SLICES_USED', 'SIMULATED_LIMIT', 'LIMITS', 'LOADING', 'INTENDED', 'LICENCE', 'card_checkpoint', 'data_rows',
-           'training_rows', 'parameters_table', 'card_limits', 'card_head', 'model_card']
+           'run_facts', 'training_rows', 'parameters_table', 'card_limits', 'card_head', 'model_card']
 
 # %% ../../nbs/diffusion/16_card.ipynb #844e0d1c
 import json
@@ -43,8 +43,14 @@ def data_rows(about: dict) -> list[list]:
     ]
 
 # %% ../../nbs/diffusion/16_card.ipynb #1087343f
+def run_facts(place: Path, about: dict) -> dict:
+    "What is known of the run of a checkpoint: its name, and `run.json`; an exported model brings them along."
+    file = place.parent / 'run.json'
+    return about.get('run') or dict(name=place.parent.name) | (json.loads(file.read_text()) if file.exists() else {})
+
+
 def training_rows(about: dict, run: dict) -> list[list]:
-    "How the model was trained, as rows of a table; `run` is run.json."
+    "How the model was trained, as rows of a table; `run` is of `run_facts`."
     strategy, best = about['config']['strategy'], about.get('best')
     seconds = sum(record['seconds'] + record.get('val_seconds', 0) for record in about.get('history', []))
     epochs = f" in {about['epoch']} epochs" if 'epoch' in about else ''
@@ -126,8 +132,7 @@ def model_card(
 ) -> str:  # Markdown with a YAML head
     "The description of a trained model."
     place, about = card_checkpoint(run_dir)
-    run, mode, sha = place.parent, about['config']['mode'], about['files']['weights.safetensors']
-    facts = json.loads((run / 'run.json').read_text()) if (run / 'run.json').exists() else {}
+    facts, mode, sha = run_facts(place, about), about['config']['mode'], about['files']['weights.safetensors']
     source = f"for a given {' and '.join(mode['condition'])}" if mode['condition'] else 'from noise alone'
     makes = f"A diffusion model that makes 2D slices of {', '.join(mode['images'])} {source}."
     sections = {
@@ -139,7 +144,7 @@ def model_card(
         'Licence and citation': LICENCE,
     }
     parts = [
-        f'{card_head(mode, run.name)}# {run.name}',
+        f'{card_head(mode, facts["name"])}# {facts["name"]}',
         f'{makes} **Research only; its images are synthetic.**',
         f'Described are the weights in `{place.name}/`, SHA-256 of `weights.safetensors`: `{sha}`.',
         *[f'## {title}\n\n{text}' for title, text in sections.items()],

@@ -123,13 +123,14 @@ def settle(place: Path):
         shutil.rmtree(folder, ignore_errors=True)
 
 # %% ../../nbs/diffusion/07_checkpoints.ipynb #b77693ff
-def write_files(folder: Path, tensors: dict, state: dict, about: dict):
+def write_files(folder: Path, tensors: dict, state: dict | None, about: dict):
     "The files of a checkpoint in a new folder, forced to the disk, the JSON last."
     folder.mkdir(parents=True)
     for name, values in tensors.items():
         if values:
             save_file(values, folder / f'{name}.safetensors')
-    torch.save(state, folder / 'training_state.pt')
+    if state is not None:
+        torch.save(state, folder / 'training_state.pt')
     for file in folder.iterdir():
         flush_to_disk(file)
     hashes = {file.name: file_hash(file) for file in folder.iterdir()}

@@ -55,7 +55,7 @@ def load_model(
     about |= dict(
         folder=str(place),
         weights_sha256=about['files'][weights],
-        uses_ema=use_ema,
+        uses_ema=use_ema or about.get('exported') == 'ema',
         head=averages['head'].numpy() if 'head' in averages else None,
         mean_image=averages.get('mean_image'),
     )

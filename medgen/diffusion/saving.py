@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 from safetensors import SafetensorError
 
 from ..core.config import versions
+from ..data.simulate import read_record
 from ..data.store import SliceStore
 from medgen.diffusion.checkpoints import (
     damage,
@@ -58,6 +59,7 @@ def about(self: StepTrainer) -> dict:
         data_fingerprint=self.store.fingerprint,
         data=data_counts(self.store),
         simulated=self.store.is_simulated,
+        cohort=read_record(self.store.data_dir),
         choices=self.choices,
         versions=versions(),
         notes=self.notes,

@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['PREPROCESSING', 'MOST_JUDGES', 'find_checkpoint', 'Model', 'open_model', 'check_model', 'check_pair', 'RealMasks',
-           'training_store', 'copy_index', 'reject_copies', 'least_fit', 'reject_unfit', 'Sources', 'dataset_identity',
-           'launches_processes', 'mask_rules', 'check_position', 'check_guidance', 'open_catalogue', 'open_sources',
-           'demo_model', 'demo_models', 'image_positions', 'stage_seed', 'draw_masks', 'draw_images', 'PendingImage',
-           'image_record', 'GenerationLoop', 'check_ready', 'GenerationResult', 'open_writer', 'make_images',
-           'make_images_with_processes', 'count_records', 'generate', 'copies_text', 'fit_text', 'positions_text',
-           'card_facts']
+           'simulated_again', 'training_store', 'copy_index', 'reject_copies', 'least_fit', 'reject_unfit', 'Sources',
+           'dataset_identity', 'launches_processes', 'mask_rules', 'check_position', 'check_guidance', 'open_catalogue',
+           'with_starters', 'open_sources', 'image_positions', 'stage_seed', 'draw_masks', 'draw_images',
+           'PendingImage', 'image_record', 'GenerationLoop', 'check_ready', 'GenerationResult', 'open_writer',
+           'make_images', 'make_images_with_processes', 'count_records', 'generate', 'copies_text', 'fit_text',
+           'positions_text', 'card_facts']
 
 # %% ../../nbs/generation/01_generate.ipynb #64e19e8e
 import glob
@@ -20,7 +20,7 @@ import tempfile
 import time
 import warnings
 from collections import deque
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -28,29 +28,28 @@ import numpy as np
 import pandas as pd
 import torch
 from fastcore.basics import patch
-from filelock import FileLock, Timeout
+from filelock import FileLock
 from IPython import get_ipython
 from IPython.display import display
 from omegaconf import DictConfig, OmegaConf
 
 # %% ../../nbs/generation/01_generate.ipynb #845482ae
-from ..core.config import ConfigError, check_writable, compose_config, versions
+from ..core.config import ConfigError, check_writable, versions
 from ..core.files import file_hash
 from ..core.processes import StopSignals, keep_compiled, process_count, run_processes, this_device, to_device
 from ..core.show import ProgressBar
 from ..data.images import real_set
 from ..data.layouts import DataError
 from ..data.lesions import MaskRules, mask_table
+from ..data.simulate import cohort_dir
 from ..data.slices import MASK, PLANES
 from ..data.store import SliceStore, open_store
 from ..data.synthetic import DatasetWriter, Grid, model_facts, whole_records
-from ..diffusion.checkpoints import newest_checkpoint
 from ..diffusion.inference import inference_network
 from ..diffusion.model import load_model
 from ..diffusion.modes import TrainingMode
-from ..diffusion.report import TrainingLine
-from ..diffusion.run import find_run, run_training
 from ..diffusion.sampling import choose_sampler, draw_positions, image_noise, sample
+from ..diffusion.starters import starter
 from ..diffusion.strategies import DiffusionStrategy
 from medgen.generation.masks import (
     Funnel,
@@ -70,10 +69,12 @@ from ..metrics.memorization import CopyIndex
 
 # %% ../../nbs/generation/01_generate.ipynb #8ac129a1
 def find_checkpoint(
-    path: str,  # run folder, checkpoint folder, or a pattern with * or ?
+    path: str,  # run folder, checkpoint folder, a pattern with * or ?, or a starter model's name
     checkpoint: str = 'best',  # of a run folder: 'best' or 'latest'
 ) -> tuple[Path, str]:  # its folder, and why this one
     "The checkpoint that an argument stands for."
+    if model := starter(path):
+        return model, 'comes with medgen'
     folders = [Path(p) for p in glob.glob(os.path.expanduser(str(path)))]
     if not folders:
         needed = 'Give a run folder (below output_dir of the training), a checkpoint in it, or a pattern'
@@ -246,12 +247,29 @@ class RealMasks:
         return f'{r.split}/{r.patient}/{r.slice}'
 
 # %% ../../nbs/generation/01_generate.ipynb #35d1af24
-def training_store(model: Model, cfg: DictConfig) -> SliceStore:
+def simulated_again(
+    about: dict,  # of a checkpoint
+    cache_dir: str,
+    patients: int = None,  # the first of its training patients; None is the whole cohort
+) -> str | None:  # a data folder
+    "The simulated patients of a model that came without its data."
+    if not (cohort := about.get('cohort')):
+        return None
+    sizes = cohort['patients'] if patients is None else dict(train=patients, val=0, test=0)
+    return str(cohort_dir(cache_dir, cohort['seed'], *sizes.values()))
+
+
+def training_store(
+    model: Model,
+    cfg: DictConfig,
+    patients: int = None,  # of a model that came without its data: simulate its first training patients only
+) -> SliceStore:
     "The slices that a model was trained with."
     c = OmegaConf.create(model.about['config'])
-    c.paths.cache_dir, c.paths.data_dir = cfg.cache_dir, cfg.train_dir or c.paths.data_dir
+    again = None if cfg.train_dir or c.paths.data_dir else simulated_again(model.about, cfg.cache_dir, patients)
+    c.paths.cache_dir, c.paths.data_dir = cfg.cache_dir, cfg.train_dir or c.paths.data_dir or again
     store = open_store(c, progress=False)
-    if store.fingerprint != model.about['data_fingerprint']:
+    if store.fingerprint != model.about['data_fingerprint'] and not (again and patients):
         run = model.folder.parent.name
         raise ConfigError(f'{store.data_dir} does not hold what {run} learned from; give that folder as train_dir')
     return store
@@ -383,6 +401,8 @@ def dataset_identity(s: Sources) -> dict:
         identity['slice_position'] = c.slice_position
     if c.guidance != 1:
         identity['guidance'] = c.guidance
+    if s.main.about.get('cohort'):
+        identity['cohort'] = s.main.about['cohort']
     if s.copies:
         identity['drop_copies'] = {
             k: dict(false_alarm_rate=i.rates.wanted, training=len(i.train), calibration=i.rates.images)
@@ -442,11 +462,22 @@ def open_catalogue(catalogue: str | None) -> list:  # of `LesionRequest`
         raise ConfigError(f'catalogue={catalogue!r}: {e}') from None
 
 # %% ../../nbs/generation/01_generate.ipynb #9f50d837
+def with_starters(
+    cfg: DictConfig,  # of the job 'generate'
+) -> DictConfig:  # with models
+    "The configuration as it is, or, without models, with those that come with medgen."
+    if cfg.seg_model or cfg.image_model:
+        return cfg
+    image_model = None if cfg.mode == 'seg' else f'starter-{cfg.mode or "dual"}'
+    return OmegaConf.merge(cfg, dict(seg_model='starter-seg', image_model=image_model))
+
+# %% ../../nbs/generation/01_generate.ipynb #bcb623c2
 def open_sources(
-    cfg: DictConfig,  # of the job 'generate', with models (see `demo_models`)
+    cfg: DictConfig,  # of the job 'generate'; without models, see `with_starters`
     device: str = None,  # by default `this_device()`, and no GPU in a process that only starts others
 ) -> Sources:
     "Open all models and masks of a run, and refuse what does not fit together."
+    cfg = with_starters(cfg)
     ready = device is not None or not launches_processes(cfg)
     device = device or (this_device() if ready else 'cpu')
     if device.startswith('cuda'):
@@ -473,50 +504,6 @@ def open_sources(
     if cfg.drop_unfit and ready:
         sources.fit = least_fit(image, cfg)
     return sources
-
-# %% ../../nbs/generation/01_generate.ipynb #55a53a01
-def demo_model(mode: str, cfg: DictConfig, folder: Path, callback, stop) -> Path:  # the run
-    "A small model of one mode."
-    c = compose_config(
-        mode=mode,
-        strategy=cfg.strategy or 'rflow',
-        epochs=16 if mode == 'seg' else 5,  # there are few slices with a tumour
-        val_interval=16,
-        output_dir=str(folder),
-        overrides=[f'cache_dir={cfg.cache_dir}'],
-    )
-    store = open_store(c)
-    run, _ = find_run(c, store.fingerprint)
-    if run and (found := newest_checkpoint(run)) and found.about['epoch'] >= c.training.epochs:
-        return run
-    print(f'training a small model of {mode} on the simulated cohort, {c.training.epochs} epochs')
-    c.training.resume = run and str(run)
-    trainer = run_training(c, store, callback(), stop)
-    if trainer.state != 'finished':
-        reason = trainer.stop_reason
-        raise GenerationError(f'stopped while training the small model of {mode} ({reason}); the same command goes on')
-    return trainer.run_dir
-
-
-def demo_models(
-    cfg: DictConfig,  # of the job 'generate', without models
-    callback=TrainingLine,  # makes the callback of each training
-    stop=None,
-) -> DictConfig:  # the same with the models' folders
-    "Train small models of the simulated cohort, or find them in the cache."
-    if cfg.seg_model or cfg.image_model:
-        return cfg
-    cfg, folder = OmegaConf.create(OmegaConf.to_container(cfg)), Path(cfg.cache_dir).expanduser() / 'demo_models'
-    folder.mkdir(parents=True, exist_ok=True)
-    missing = ['seg'] if cfg.mode == 'seg' else ['seg', cfg.mode or 'dual']
-    while missing:  # a model that another process is training is left to it, and found later
-        mode = missing.pop(0)
-        with suppress(Timeout), FileLock(folder / f'.{mode}.lock', timeout=1 if missing else -1):
-            run = str(demo_model(mode, cfg, folder, callback, stop)).replace(str(Path.home()), '~')
-            cfg['seg_model' if mode == 'seg' else 'image_model'] = run
-            continue
-        missing.append(mode)
-    return cfg
 
 # %% ../../nbs/generation/01_generate.ipynb #5ed454f3
 def image_positions(
@@ -822,7 +809,7 @@ def count_records(records: list[dict]) -> Funnel:
 
 
 def generate(
-    cfg: DictConfig,  # of the job 'generate', with models
+    cfg: DictConfig,  # of the job 'generate'
     sources: Sources = None,  # from `open_sources`, if open already
     stop: StopSignals = None,
     progress: bool = True,  # show a progress bar

@@ -10,14 +10,14 @@ from torch.distributed.elastic.multiprocessing.errors import record
 
 from ..core.processes import ProcessesFailed, StopSignals
 from ..data.synthetic import DatasetError
-from ..generation.generate import check_ready, demo_models, generate
+from ..generation.generate import check_ready, generate
 from ..generation.masks import CURES, GenerationError
 from .train import run_command
 
 # %% ../../nbs/scripts/01_generate.ipynb #478c67eb
 USAGE = '''medgen-generate: make a synthetic dataset from trained models.
 
-  medgen-generate                                            two small models of the simulated cohort, trained first
+  medgen-generate                                            24 images by the small models that come with medgen
   medgen-generate seg_model=runs/SEG image_model=runs/DUAL   masks from one model, images for them from the other
   medgen-generate seg_model="runs/*_seg_*" image_model="runs/*_dual_*" num_images=15000 output_dir=synthetic_dataset
   medgen-generate seg_model=runs/SEG                         masks alone
@@ -42,7 +42,7 @@ RETRAIN = 'train the image model longer'
 def run(cfg):
     "A whole generation without a notebook."
     stop = StopSignals()
-    result = generate(demo_models(check_ready(cfg), stop=stop), stop=stop)
+    result = generate(check_ready(cfg), stop=stop)
     for row in result.funnel.table().itertuples():
         print(f'{row.result}: {row.attempts} of {result.funnel.attempts} attempts')
     filled = sum(bool(r['file']) for r in result.records)

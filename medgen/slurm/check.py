@@ -195,8 +195,9 @@ def training_size(cfg: DictConfig) -> int:
 # %% ../../nbs/slurm/03_check.ipynb #55be8dd9
 def image_size_on_disk(cfg: DictConfig) -> int:
     "At most what one generated image needs on disk: image, mask, header and record."
-    from medgen.generation.generate import find_checkpoint
+    from medgen.generation.generate import find_checkpoint, with_starters
 
+    cfg = with_starters(cfg)
     folder = find_checkpoint(cfg.image_model or cfg.seg_model, cfg.checkpoint)[0]
     shape = json.loads((folder / 'checkpoint.json').read_text())['image_shape']
     channels, pixels = shape[0] if cfg.image_model else 0, shape[-1] ** 2
@@ -209,8 +210,6 @@ def disk_need(job: str, cfg: DictConfig) -> tuple[int, str]:  # bytes, and of wh
         return training_size(cfg), 'three checkpoints and samples'
     if job == 'evaluate':
         return 100_000_000, 'tables and figures'
-    if not (cfg.image_model or cfg.seg_model):
-        return 300_000_000, 'small models of the simulated cohort'
     one = image_size_on_disk(cfg)
     return cfg.num_images * one, f'{cfg.num_images} images of {one / 1e3:.0f} kB at most'
 

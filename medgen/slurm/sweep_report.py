@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['CHOICES', 'MEASURES', 'CURVES', 'READING', 'SIMULATED', 'SweepRun', 'flat_parameters', 'row_parameters', 'run_state',
-           'read_run', 'array_runs', 'read_runs', 'varying', 'setting', 'sweep_frame', 'seed_frame', 'over_seeds',
-           'plot_setting', 'plot_sweep', 'kept_samples', 'show_sweep_samples', 'rank_settings', 'sweep_header']
+           'read_run', 'array_runs', 'read_runs', 'example_sweep', 'varying', 'setting', 'sweep_frame', 'seed_frame',
+           'over_seeds', 'plot_setting', 'plot_sweep', 'kept_samples', 'show_sweep_samples', 'rank_settings',
+           'sweep_header']
 
 # %% ../../nbs/slurm/05_sweep_report.ipynb #f2bf0791
 import glob
@@ -16,6 +17,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -159,6 +161,18 @@ def read_runs(
         form = 'the form is jobs/1234_* for an array, or runs/*_rflow_* for runs'
         raise SweepError(f'jobs={" ".join(patterns)!r}: no folder of a run or a job matches; {form}')
     return runs
+
+
+def example_sweep(cache_dir: str) -> str:  # a pattern for `read_runs`
+    "Two learning rates, two seeds: tiny trainings on the simulated cohort, made once and kept in the cache."
+    from medgen.diffusion.run import run_training
+    from medgen.diffusion.step import small_training
+
+    folder = Path(cache_dir).expanduser() / 'example_sweep'
+    for lr, seed in product((2e-3, 2e-4), (1, 2)):
+        places = dict(output_dir=str(folder), resume='auto', overrides=[f'cache_dir={cache_dir}'])
+        run_training(*small_training(mode='dual', strategy='rflow', lr=lr, seed=seed, epochs=4, **places))
+    return str(folder / '*')
 
 
 def _by_number(path):
