@@ -48,4 +48,6 @@ setup(
     extras_require={'dev': words('dev_requirements'), 'lab': words('lab_requirements')},
     entry_points={'console_scripts': words('console_scripts'), 'nbdev': ['medgen=medgen._modidx:d']},
     zip_safe=False,
+    # A path entry, not an import hook: a folder named medgen in the working folder would come before the hook.
+    options={'editable_wheel': {'mode': 'compat'}},
 )

@@ -42,7 +42,7 @@ def train(mode: str, runs: str):
 def export(mode: str, runs: str):
     "The newest run, without folders and training state."
     newest = sorted(Path(runs, mode).glob('*/'))[-1]
-    print(export_model(newest, PACKAGE / mode))
+    print(export_model(newest, PACKAGE / mode, licence='apache-2.0'))
 
 
 COLUMNS = ('measure', 'images', 'synthetic', 'real patients in their place', 'reading')

@@ -104,7 +104,7 @@ def export_bundle(
     folder: str | Path,  # new
 ) -> Path:  # the folder
     "Write a model as a MONAI bundle: all of it, or nothing."
-    _, about = card_checkpoint(run_dir)
+    about = card_checkpoint(run_dir).about
     folder, strategy = Path(folder).expanduser(), about['config']['strategy']['strategy_class']
     if not strategy.endswith('.RFlowStrategy'):
         raise ConfigError(f'{run_dir}: a bundle samples rectified flow, this is {strategy.rpartition(".")[2]}')

@@ -61,14 +61,16 @@ def half_size(weights: dict) -> dict:
     "Weights in bfloat16, which keeps the range of float32 and two to three of its digits."
     return {name: w.bfloat16() if w.is_floating_point() else w for name, w in weights.items()}
 
-
+# %% ../../nbs/diffusion/17_export.ipynb #2c5d244d
 def export_model(
     run_dir: str | Path,  # a run folder (its `best`, or else `latest`), or one of its checkpoints
     folder: str | Path,  # new
     half: bool = True,  # bfloat16; False keeps every digit
+    licence: str = None,  # of the weights, for the card, such as apache-2.0
 ) -> Path:  # the folder
     "Write the part of a checkpoint that may leave, with its card: all of it, or nothing."
-    place, about = card_checkpoint(run_dir)
+    checkpoint = card_checkpoint(run_dir)
+    place, about = checkpoint.folder, checkpoint.about
     folder = Path(folder).expanduser()
     if folder.exists():
         raise FileExistsError(f'{folder} exists: give a new folder')
@@ -82,7 +84,7 @@ def export_model(
         write_files(new, tensors, None, exported_about(place, about))
         if settings := plain_settings(about):
             write_atomic(new / 'config.json', json.dumps(settings, indent=1))
-        write_atomic(new / 'README.md', model_card(new))
+        write_atomic(new / 'README.md', model_card(new, licence))
         os.rename(new, folder)
     finally:
         shutil.rmtree(temp, ignore_errors=True)

@@ -13,6 +13,7 @@ import torch
 
 from ..core.config import ConfigError, nearest
 from .card import card_checkpoint
+from .checkpoints import Checkpoint
 from .export import best_weights
 from .modes import TrainingMode, mode_of_run
 from .step import StepTrainer
@@ -38,7 +39,7 @@ def starter(
     return Path(str(files('medgen') / 'starters' / str(name).removeprefix(PREFIX)))
 
 # %% ../../nbs/diffusion/18_starters.ipynb #1df8e810
-def find_init(init: str) -> tuple[Path, dict]:  # a checkpoint and what it says of itself
+def find_init(init: str) -> Checkpoint:
     "The model that `init` stands for."
     try:
         return card_checkpoint(starter(init) or init)
@@ -46,7 +47,7 @@ def find_init(init: str) -> tuple[Path, dict]:  # a checkpoint and what it says 
         names = ', '.join(starter_names())
         raise ConfigError(f'init={init!r}: {e}. Give a run folder, an exported model, or one of {names}') from None
 
-
+# %% ../../nbs/diffusion/18_starters.ipynb #6ca59e56
 def channel_sources(
     mine: TrainingMode,
     theirs: TrainingMode,
@@ -79,13 +80,14 @@ def fit_channels(
             return new.movedim(0, dim)
     return None
 
-
+# %% ../../nbs/diffusion/18_starters.ipynb #01a68a3e
 def begin_with(
     trainer: StepTrainer,  # of a new run
     init: str,  # a run folder, a checkpoint, an exported model, or a starter model
 ) -> str:  # what was taken, and what was not
     "Give a network the weights of another model wherever name and shape agree, or fit with other channels."
-    place, about = find_init(init)
+    found = find_init(init)
+    place, about = found.folder, found.about
     weights, own = best_weights(place), trainer.raw_network.state_dict()
     theirs = mode_of_run(about['config'])
     sources = {1: channel_sources(trainer.mode, theirs), 0: channel_sources(trainer.mode, theirs, outputs=True)}

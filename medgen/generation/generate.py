@@ -274,7 +274,7 @@ def training_store(
         raise ConfigError(f'{store.data_dir} does not hold what {run} learned from; give that folder as train_dir')
     return store
 
-
+# %% ../../nbs/generation/01_generate.ipynb #fb2b85af
 def copy_index(model: Model, cfg: DictConfig) -> CopyIndex:
     "What recognises copies of a model's training slices, with a threshold set by its held-out patients."
     store, masks = training_store(model, cfg), model.mode.images == [MASK]

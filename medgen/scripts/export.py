@@ -31,6 +31,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     c.add_argument('folder', metavar='FOLDER', help='a new folder')
     c.add_argument('--full', action='store_true', help='keep float32; by default weights are rounded to bfloat16')
+    c.add_argument('--licence', help='of the weights, for the card, such as cc-by-4.0 (default: not set)')
     text = 'A model as a MONAI bundle, which MONAI runs without medgen; rectified flow only.'
     c = commands.add_parser('bundle', help=text, description=text)
     c.add_argument('run', metavar='RUN', help='a run folder (its best checkpoint), or one of its checkpoints')
@@ -43,14 +44,14 @@ def _parser() -> argparse.ArgumentParser:
     c.add_argument('--name', default='Synthetic', help='letters and digits (default: %(default)s)')
     return parser
 
-
+# %% ../../nbs/scripts/06_export.ipynb #9b78a534
 def main(argv: list[str] | None = None) -> int:
     "Entry point of `medgen-export`."
     tolerate_ascii()
     args = _parser().parse_args(argv)
     try:
         if args.command == 'model':
-            print(export_model(starter(args.run) or args.run, args.folder, half=not args.full))
+            print(export_model(starter(args.run) or args.run, args.folder, not args.full, args.licence))
         elif args.command == 'bundle':
             print(export_bundle(starter(args.run) or args.run, args.folder))
         else:

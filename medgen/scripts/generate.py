@@ -35,7 +35,7 @@ USAGE = '''medgen-generate: make a synthetic dataset from trained models.
 The folder of the dataset is output_dir. Strategy, mode, image size and preprocessing are read from the checkpoints.
 '''
 
-
+# %% ../../nbs/scripts/01_generate.ipynb #55d02741
 NOTHING_MADE = '0 of {} images: all {} attempts at each were rejected, most of them as "{}". To cure it: {}'
 RETRAIN = 'train the image model longer'
 FIRST_LOOK = 12  # images in overview.png

@@ -8,6 +8,7 @@ __all__ = ['USAGE', 'dotted_arguments', 'run_command', 'main']
 # %% ../../nbs/scripts/00_train.ipynb #b9b6df85
 import argparse
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -116,6 +117,8 @@ def run_command(
     tolerate_ascii()
     flags, arguments = _own_flags(sys.argv[1:])
     if flags.help:
+        if hasattr(signal, 'SIGPIPE'):
+            signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `--help | head` ends quietly
         print(usage)
         print(help_text(flags.config_dir, job))
         return

@@ -170,8 +170,9 @@ def example_sweep(cache_dir: str) -> str:  # a pattern for `read_runs`
 
     folder = Path(cache_dir).expanduser() / 'example_sweep'
     for lr, seed in product((2e-3, 2e-4), (1, 2)):
-        places = dict(output_dir=str(folder), resume='auto', overrides=[f'cache_dir={cache_dir}'])
-        run_training(*small_training(mode='dual', strategy='rflow', lr=lr, seed=seed, epochs=4, **places))
+        choices: dict = dict(lr=lr, seed=seed, epochs=4, output_dir=str(folder), resume='auto')
+        choices['overrides'] = [f'cache_dir={cache_dir}']
+        run_training(*small_training(mode='dual', strategy='rflow', **choices))
     return str(folder / '*')
 
 
