@@ -17,9 +17,10 @@ import numpy as np
 import torch
 from IPython.display import Markdown, Pretty, display
 from matplotlib.figure import Figure
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from ..core.config import config_table
+from ..core.files import from_root
 from ..core.show import clock, image_grid, markdown_table
 from ..data.store import SliceStore
 from .lr_finder import LRSearch, plot_lr
@@ -287,11 +288,13 @@ def whats_where(run_dir: str | Path) -> Markdown:
     run, go_on = Path(run_dir), ''
     rows = [[f'`{p.name}`', RUN_FILES[p.name]] for p in sorted(run.iterdir()) if p.name in RUN_FILES]
     if (run / 'history.jsonl').exists():
-        epochs = 2 * json.loads((run / 'history.jsonl').read_text().splitlines()[-1])['epoch']
-        command = f'python3 -m papermill nbs/train.ipynb more.ipynb -p resume {run} -p epochs {epochs}'
-        go_on = f'to train on to epoch {epochs}:\n\n```sh\n{command}\n```\n\nor '
-    board = f'```sh\ntensorboard --logdir {run.parent}\n```'
+        done = json.loads((run / 'history.jsonl').read_text().splitlines()[-1])['epoch']
+        wanted = OmegaConf.load(run / 'config.yaml').training.epochs
+        longer = f' -p epochs {2 * done}' if done >= wanted else ''  # a stopped run goes on as it was configured
+        command = f'python3 -m papermill nbs/train.ipynb more.ipynb -p resume {from_root(run)}{longer}'
+        go_on = f'to train on to epoch {2 * done if longer else wanted}:\n\n```sh\n{command}\n```\n\nor '
+    board = f'```sh\ntensorboard --logdir {from_root(run.parent)}\n```'
     return Markdown(
-        f'Everything is in `{run}`:\n\n{markdown_table(["", ""], rows)}\n\n'
+        f'Everything is in `{from_root(run)}`:\n\n{markdown_table(["", ""], rows)}\n\n'
         f'Next, {go_on}to look at the curves of all runs in a browser:\n\n{board}'
     )

@@ -19,12 +19,15 @@ from omegaconf import DictConfig
 from scipy.ndimage import binary_fill_holes
 
 from ..core.config import ConfigError
+from ..core.files import from_root
 from ..core.show import clock, image_grid, markdown_table
 from ..data.layouts import DataError
 from ..data.slices import MASK
 from ..data.store import FOREGROUND, SliceStore
 from ..data.synthetic import open_dataset
+from ..diffusion.starters import starter
 from medgen.generation.generate import (
+    FEW_PATIENTS,
     GenerationResult,
     Model,
     Sources,
@@ -43,7 +46,7 @@ def training_slices(
 ) -> tuple[SliceStore | None, np.ndarray, str]:  # the store, its rows, and why there is none
     "Training slices with a tumour, if their folder is at hand."
     try:
-        store = training_store(model, cfg)
+        store = training_store(model, cfg, FEW_PATIENTS)
     except (ConfigError, DataError, OSError) as e:
         return None, np.array([], dtype=int), f' Training slices are not shown: {e}.'
     rows = store.select('train', 'tumour')
@@ -306,7 +309,8 @@ def show_folder(result: GenerationResult) -> Markdown:
     ]
     if files := sorted(p.name for p in folder.glob('[0-9]*.nii.gz')):
         rows.insert(0, [f'`{files[0]}` … `{files[-1]}`', f'[H, W, {len(names)}]: {", ".join(names)}'])
-    models = ''.join(f' -p {k} {c[k]}' for k in ('seg_model', 'image_model', 'mask_dir') if c[k])
-    command = f'python3 -m papermill nbs/generate.ipynb more.ipynb{models} -p output_dir {folder}'
+    given = {k: c[k] for k in ('seg_model', 'image_model', 'mask_dir') if c[k]}
+    models = ''.join(f' -p {k} {v if starter(v) else from_root(v)}' for k, v in given.items())
+    command = f'python3 -m papermill nbs/generate.ipynb more.ipynb{models} -p output_dir {from_root(folder)}'
     more = f'More of the same, which adds to it:\n\n```sh\n{command} -p num_images {2 * c.num_images}\n```'
-    return Markdown(f'Everything is in `{folder}`:\n\n{markdown_table(["", ""], rows)}\n\n{more}')
+    return Markdown(f'Everything is in `{from_root(folder)}`:\n\n{markdown_table(["", ""], rows)}\n\n{more}')
