@@ -170,10 +170,11 @@ def example_sweep(cache_dir: str) -> str:  # a pattern for `read_runs`
 
     folder = Path(cache_dir).expanduser() / 'example_sweep'
     for lr, seed in product((2e-3, 2e-4), (1, 2)):
-        choices: dict = dict(lr=lr, seed=seed, epochs=4, output_dir=str(folder), resume='auto')
-        choices['overrides'] = [f'cache_dir={cache_dir}']
-        run_training(*small_training(mode='dual', strategy='rflow', **choices))
-    return str(folder / '*')
+        place = folder / f'lr_{lr:g}_seed_{seed}'
+        choices: dict = dict(lr=lr, seed=seed, epochs=4, output_dir=str(place), overrides=[f'cache_dir={cache_dir}'])
+        if not list(place.glob('*/latest')):
+            run_training(*small_training(mode='dual', strategy='rflow', **choices))
+    return f'{cache_dir}/example_sweep/*/*'
 
 
 def _by_number(path):
@@ -215,7 +216,8 @@ def sweep_frame(runs: list[SweepRun]) -> pd.DataFrame:
     names, rows = varying(runs), []
     for r in runs:
         row = dict(task=r.name, setting=setting(r, names), group=r.group, seed=r.parameters.get('seed'))
-        row |= dict(state=r.state, reason=r.reason, folder=r.folder, restarts=r.restarts)
+        folder = r.folder and str(r.folder).replace(str(Path.home()), '~')
+        row |= dict(state=r.state, reason=r.reason, folder=folder, restarts=r.restarts)
         row |= dict(epochs=r.last('epoch'), steps=r.last('step'), val_mse=r.last('val_mse'))
         row['loss'] = r.last('mse') or r.last('loss')
         row['best_epoch'], row['deviation'] = r.best
