@@ -101,6 +101,8 @@ def begin_with(
     trainer.raw_network.load_state_dict(own | taken)
     if trainer.ema:
         trainer.ema.copy_params_from_model_to_ema()
+    strategy = about['config']['strategy']['strategy_class'].rpartition('.')[2]
+    other = '' if strategy == type(trainer.strategy).__name__ else f', trained for {strategy}'
     new = f'; begun afresh: {", ".join(left[:6])}{" …" if len(left) > 6 else ""}' if left else ''
     source = f"{place.parent.name}/{place.name} ({about['files']['weights.safetensors'][:12]})"
-    return f'begun with the weights of {source}: {len(taken)} of {len(own)} tensors{new}'
+    return f'begun with the weights of {source}: {len(taken)} of {len(own)} tensors{other}{new}'
