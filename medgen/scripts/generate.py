@@ -52,7 +52,7 @@ def run(cfg):
     print(f'{result.state}: {filled} of {cfg.num_images} images in {result.folder}{goes_on}')
     if filled and cfg.png:
         picture = result.folder / 'overview.png'
-        show_dataset(result.folder, FIRST_LOOK).savefig(picture, dpi=150)
+        show_dataset(result.folder, FIRST_LOOK).savefig(picture, dpi=150, bbox_inches='tight')
         print(f'a first look: {picture}')
     stop.release()
     if result.state == 'finished' and not filled:
