@@ -19,6 +19,8 @@ assert Path(medgen.__file__).is_relative_to(sys.argv[1]), medgen.__file__
 assert 'torch' not in sys.modules, 'medgen.core.config imports torch'
 for mode in ('seg', 'bravo', 'dual'): assert c.compose_config(mode=mode).choices.mode == mode
 for job in ('generate', 'evaluate'): c.compose_config(job=job)
+found = sorted(p.parent.name for p in Path(medgen.__file__).parent.glob('starters/*/weights.safetensors'))
+assert found == ['bravo', 'dual', 'seg'], found
 '''
 
 
