@@ -9,6 +9,7 @@ Runs are kept in --runs and found again.
 
 import argparse
 import json
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +33,7 @@ def first_patients(data_dir: Path, n: int, folder: Path) -> Path:
         (place / split).mkdir(parents=True, exist_ok=True)
         for patient in sorted((data_dir / split).iterdir())[:most]:
             link = place / split / patient.name
-            if not link.exists():
+            with suppress(FileExistsError):
                 link.symlink_to(patient.resolve())
     return place
 
