@@ -97,6 +97,7 @@ def pretend(sets: EvaluationSets, size: Size, seed: int, defect: str = '', rung:
     if defect:
         chosen = plant(chosen, defect, rung, seed).held()
         chosen.name = 'synthetic'
+    chosen.names = list(sets.synthetic.names)  # their order tells before from after
     return _with(sets, chosen, sets.training.take(groups.others))
 
 
@@ -171,7 +172,7 @@ def _draws_key(sets: EvaluationSets, metrics: dict[str, Metric], size: Size) -> 
     cfg = sets.cfg
     spaces = extractor_names(cfg.features)
     stores = {name: store.fingerprint for name, store in sets.stores.items()}
-    real = [stores, cfg.split, cfg.positive_only, cfg.max_images, cfg.image_type, sorted(sets.synthetic.names)]
+    real = [stores, cfg.split, cfg.positive_only, cfg.max_images, cfg.image_type, sets.synthetic.names]
     files = [_weights_of(n, cfg.cache_dir) for n in spaces]
     settings = [cfg.seed, cfg.pairs, DRAWS, PLANTED_DRAWS, PLANTED, RUNGS, versions()['medgen'], git_revision()]
     about = [real, size, sorted(metrics), spaces, files, affordable_spaces(cfg), settings]
