@@ -23,7 +23,7 @@ from .card import card_checkpoint
 from .export import export_model
 
 # %% ../../nbs/diffusion/20_bundle.ipynb #9dd62762
-def bundle_metadata(about: dict) -> dict:
+def bundle_metadata(about: dict, licence: str = None) -> dict:
     "The content of `metadata.json`, as MONAI's specification wants it."
     mode, size = about['config']['mode'], about['config']['model']['image_size']
 
@@ -54,7 +54,7 @@ def bundle_metadata(about: dict) -> dict:
         task='synthetic 2D brain MRI',
         description=f'Rectified flow that makes {", ".join(mode["images"])}, trained by medgen {__version__}',
         authors='not set',
-        copyright='not set: it depends on the terms of the training data',
+        copyright=licence or 'not set: it depends on the terms of the training data',
         intended_use='Research only; not for diagnosis. docs/README.md is the model card.',
         network_data_format=formats,
     )
@@ -102,6 +102,7 @@ def bundle_inference(
 def export_bundle(
     run_dir: str | Path,  # a run folder (its `best`, or else `latest`), or one of its checkpoints
     folder: str | Path,  # new
+    licence: str = None,  # of the weights, such as apache-2.0
 ) -> Path:  # the folder
     "Write a model as a MONAI bundle: all of it, or nothing."
     about = card_checkpoint(run_dir).about
@@ -112,15 +113,16 @@ def export_bundle(
         raise FileExistsError(f'{folder} exists: give a new folder')
     temp = folder.with_name(f'.{folder.name}-{uuid.uuid4().hex[:8]}')
     try:
-        model, new = export_model(run_dir, temp / 'model'), temp / 'bundle'
+        new = temp / 'bundle'
+        model = export_model(run_dir, new / 'models', licence=licence)
         if not (model / 'config.json').exists():
             raise ConfigError(f"{run_dir}: a bundle holds MONAI's network, this is another one")
         network = json.loads((model / 'config.json').read_text())
-        for part in ('configs', 'models', 'docs'):
-            (new / part).mkdir(parents=True)
-        os.rename(model / 'weights.safetensors', new / 'models/weights.safetensors')
-        os.rename(model / 'README.md', new / 'docs/README.md')
-        for name, content in dict(metadata=bundle_metadata(about), inference=bundle_inference(about, network)).items():
+        for part in ('configs', 'docs'):
+            (new / part).mkdir()
+        shutil.copy(model / 'README.md', new / 'docs/README.md')
+        metadata = bundle_metadata(about, licence)
+        for name, content in dict(metadata=metadata, inference=bundle_inference(about, network)).items():
             write_atomic(new / f'configs/{name}.json', json.dumps(content, indent=1))
         os.rename(new, folder)
     finally:

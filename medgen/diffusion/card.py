@@ -142,14 +142,20 @@ def without_medgen(place: Path, about: dict) -> str:
     mode, strategy = about['config']['mode'], about['config']['strategy']
     position = about['config']['training'].get('slice_position', False)
     flow = strategy['strategy_class'].endswith('.RFlowStrategy')
-    noised = 'x = (1 - t) image + t noise' if flow else 'x = √ᾱ(t) image + √(1 - ᾱ(t)) noise'
+    steps, diffusion = strategy['num_timesteps'], strategy['strategy_class'].endswith('.DDPMStrategy')
+    time, output = f'1000 t / {steps}, with the noise and the output of that strategy', 'what it teaches'
+    if flow:
+        time, output = '1000 t, 0 < t ≤ 1, where x = (1 - t) image + t noise', 'image - noise'
+    elif diffusion:
+        time = f'1000 t / {steps}, t = 1 … {steps}, where x = √ᾱ(t) image + √(1 - ᾱ(t)) noise'
+        output = f'{strategy["prediction"]}, with the {strategy["schedule"]} schedule of ᾱ'
     inputs = [f'noised {name}' for name in mode['images']] + mode['condition'] + ['position'] * position
     return PLAIN.format(
         begin=PLAIN_CODE.format(folder=place.name) if (place / 'config.json').exists() else IN_RUN,
         inputs=', '.join(inputs),
         position=', the position of the slice -1 at the first and 1 at the last that shows head' * position,
-        time=f'1000 t, 0 < t ≤ 1, where {noised}' if flow else f'1000 t / {strategy["num_timesteps"]}, where {noised}',
-        output='image - noise' if flow else f'what `prediction` says ({strategy.get("prediction", "of its own")})',
+        time=time,
+        output=output,
     )
 
 

@@ -369,11 +369,17 @@ def _real_folder(cfg: DictConfig, data: SyntheticDataset, progress: bool = True)
     "The folder of real patients, or the default simulated cohort where the models learnt from simulated ones."
     if cfg.real_dir:
         return cfg.real_dir
-    if data.facts.get('identity', {}).get('simulated'):
-        return str(cohort_dir(Path(cfg.cache_dir).expanduser(), progress=progress))
+    identity = data.facts.get('identity', {})
+    if identity.get('simulated'):
+        folder = cohort_dir(Path(cfg.cache_dir).expanduser(), progress=progress)
+        default, learnt = read_record(folder), identity.get('cohort')
+        if learnt and learnt['seed'] == default['seed'] and learnt != default:
+            why = f'the models learnt from patients of seed {learnt["seed"]}, as those of the default cohort are'
+            raise ConfigError(f'real_dir is missing: {why}; give a cohort of another seed')
+        return str(folder)
     raise ConfigError(f'real_dir is missing: the folder of real patients to hold {cfg.synthetic_dir} against')
 
-
+# %% ../../nbs/evaluation/00_sides.ipynb #8efef683
 def _training_again(cfg: DictConfig, data: SyntheticDataset, real_dir: str) -> str | None:
     "The first training patients of models that learnt from another simulated cohort."
     identity = data.facts.get('identity', {})

@@ -41,7 +41,7 @@ from ..core.show import ProgressBar
 from ..data.images import real_set
 from ..data.layouts import DataError
 from ..data.lesions import MaskRules, mask_table
-from ..data.simulate import cohort_dir
+from ..data.simulate import cohort_dir, cohort_record
 from ..data.slices import MASK, PLANES
 from ..data.store import SliceStore, open_store
 from ..data.synthetic import DatasetWriter, Grid, model_facts, whole_records
@@ -258,7 +258,13 @@ def simulated_again(
     "The simulated patients of a model that came without its data."
     if not (cohort := about.get('cohort')):
         return None
-    sizes = cohort['patients'] if patients is None else dict(train=patients, val=0, test=0)
+    sizes = cohort['patients']
+    if cohort_record(cohort['seed'], sizes) != cohort:
+        raise ConfigError(
+            'the patients cannot be simulated again: another version made them; give their folder as train_dir'
+        )
+    if patients is not None:
+        sizes = dict(train=min(patients, sizes['train']), val=0, test=0)
     return str(cohort_dir(cache_dir, cohort['seed'], *sizes.values()))
 
 

@@ -31,11 +31,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     c.add_argument('folder', metavar='FOLDER', help='a new folder')
     c.add_argument('--full', action='store_true', help='keep float32; by default weights are rounded to bfloat16')
-    c.add_argument('--licence', help='of the weights, for the card, such as cc-by-4.0 (default: not set)')
+    licence = 'of the weights, for the card, such as cc-by-4.0 (default: not set)'
+    c.add_argument('--licence', help=licence)
     text = 'A model as a MONAI bundle, which MONAI runs without medgen; rectified flow only.'
     c = commands.add_parser('bundle', help=text, description=text)
     c.add_argument('run', metavar='RUN', help='a run folder (its best checkpoint), or one of its checkpoints')
     c.add_argument('folder', metavar='FOLDER', help='a new folder')
+    c.add_argument('--licence', help=licence)
     text = 'A synthetic dataset as a raw dataset of nnU-Net.'
     c = commands.add_parser('nnunet', help=text, description=text)
     c.add_argument('dataset', metavar='DATASET', help='a folder that medgen-generate made')
@@ -53,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
         if args.command == 'model':
             print(export_model(starter(args.run) or args.run, args.folder, not args.full, args.licence))
         elif args.command == 'bundle':
-            print(export_bundle(starter(args.run) or args.run, args.folder))
+            print(export_bundle(starter(args.run) or args.run, args.folder, args.licence))
         else:
             print(export_nnunet(args.dataset, args.raw, args.number, args.name))
     except (ConfigError, DatasetError, ValueError, OSError) as e:
