@@ -18,6 +18,7 @@ from pathlib import Path
 import pandas as pd
 
 from ..core.config import registered
+from ..core.files import PlainError
 
 # %% ../../nbs/data/01_layouts.ipynb #1d148ea1
 SPLITS = ('train', 'val', 'test')
@@ -28,7 +29,7 @@ def _printable(text: str) -> str:
     return text.encode(errors='backslashreplace').decode()
 
 
-class DataError(ValueError):
+class DataError(PlainError, ValueError):
     "Data that cannot be used: which file, what is wrong with it, and what cures it."
 
     def __init__(self, problem: str, cure: str = '', path: Path | None = None):

@@ -89,7 +89,7 @@ class DatasetError(RuntimeError):
     "A folder that cannot be written, continued or read as a dataset: what is wrong, and what cures it."
 
 
-FILE_LAYOUTS = ('stack', 'folders')
+FILE_LAYOUTS = ('folders', 'stack')
 FORMAT = 1
 
 

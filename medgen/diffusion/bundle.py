@@ -79,7 +79,7 @@ def bundle_inference(
         'bundle_root': '.',
         'output_dir': "$@bundle_root + '/eval'",
         'number': 4,
-        'steps': 25,
+        'steps': 50,  # even ones, which need more than medgen's own
         'seed': 0,
         'position': 0.2,
         'mask': DISC.format(n=height, c=round(0.4 * height), r=max(1, round(height / 16))),

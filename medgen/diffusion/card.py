@@ -63,7 +63,8 @@ def training_rows(about: dict, run: dict) -> list[list]:
         ['time', f'{seconds / 3600:.1f} h' if seconds >= 3600 else f'{seconds / 60:.0f} min'],
     ]
     if best:
-        rows.append(['best', f'{best_text(best)} (from training slices of their level; real slices: 1 or less)'])
+        meaning = '' if best.get('of_masks') else ' (from training slices of their level; real slices: 1 or less)'
+        rows.append(['best', best_text(best) + meaning])
     if run.get('git_revision'):
         rows.append(['code', f"`{run['git_revision']}`"])
     software = [f'{name} {version}' for name, version in about.get('versions', {}).items() if name != 'platform']
@@ -112,7 +113,7 @@ For datasets: `medgen-generate {argument}={folder} …`."""
 PLAIN = """{begin}
 
 - input: the channels {inputs}, in this order;
-- images lie in -1 … 1 (grey 0 … 1 before), a mask is -1 outside and 1 inside{position};
+- images lie in -1 … 1 (grey 0 … 1 before{black}), a mask is -1 outside and 1 inside{position};
 - `timesteps` is {time}; the output is {output}."""
 PLAIN_CODE = """```python
 import json
@@ -149,10 +150,14 @@ def without_medgen(place: Path, about: dict) -> str:
     elif diffusion:
         time = f'1000 t / {steps}, t = 1 … {steps}, where x = √ᾱ(t) image + √(1 - ᾱ(t)) noise'
         output = f'{strategy["prediction"]}, with the {strategy["schedule"]} schedule of ᾱ'
+    limits = ', '.join(f'{limit:.3f}' for limit in about.get('black_below') or ())
     inputs = [f'noised {name}' for name in mode['images']] + mode['condition'] + ['position'] * position
     return PLAIN.format(
         begin=PLAIN_CODE.format(folder=place.name) if (place / 'config.json').exists() else IN_RUN,
         inputs=', '.join(inputs),
+        black=f'; what is drawn below {limits} is background and becomes 0'
+        if any(about.get('black_below') or ())
+        else '',
         position=', the position of the slice -1 at the first and 1 at the last that shows head' * position,
         time=time,
         output=output,

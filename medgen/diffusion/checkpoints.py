@@ -24,8 +24,11 @@ from ..core.show import markdown_table
 
 # %% ../../nbs/diffusion/07_checkpoints.ipynb #eafdf5ae
 def best_text(best: dict) -> str:
-    "The best epoch of a run, and how far its samples are from real slices; earlier runs chose by another measure."
-    return f'epoch {best["epoch"]}' + (f', deviation of samples {best["deviation"]:.2f}' if 'deviation' in best else '')
+    "The best epoch of a run, and the number that says so; earlier runs chose by another measure."
+    text = f'epoch {best["epoch"]}'
+    if best.get('of_masks') and best.get('val_mse') is not None:
+        return f'{text}, held-out loss {best["val_mse"]:.4f}'
+    return f'{text}, deviation of samples {best["deviation"]:.2f}' if 'deviation' in best else text
 
 
 def checkpoint_table(

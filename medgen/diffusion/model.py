@@ -46,6 +46,7 @@ def load_model(
     place, about = whole_checkpoint(folder)
     config = about['config']
     mode = mode_of_run(config)
+    mode.black_below = about.get('black_below')  # earlier checkpoints do not say
     strategy = make_strategy(**config['strategy'], image_size=config['model']['image_size'])
     network = make_network(about['in_channels'], about['image_shape'][0], **config['model'])
     use_ema = use_ema and (place / 'ema.safetensors').exists()

@@ -38,6 +38,7 @@ class TrainingMode(ABC):
     "What to generate, from what; sequences by name."
 
     slice_position = False  # whether the network sees where in the head the slice lies
+    black_below = None  # [C] brightness below which a generated pixel is background; None: nothing is
 
     def __init__(
         self,
@@ -78,8 +79,11 @@ class TrainingMode(ABC):
         return x_t if condition is None else torch.cat([x_t, condition], 1)
 
     def to_images(self, x: torch.Tensor) -> torch.Tensor:
-        "Network space back to pictures in [0, 1]; masks by the one rule."
-        return from_network(x)
+        "Network space back to pictures in [0, 1], with a black background where the training slices have one."
+        x = from_network(x)
+        if self.black_below is None:
+            return x
+        return x.masked_fill(x < torch.tensor(self.black_below, device=x.device)[:, None, None], 0)
 
 # %% ../../nbs/diffusion/01_modes.ipynb #8ffa990a
 def _stack(batch, names, device):

@@ -4,11 +4,13 @@
 
 # %% auto #0
 __all__ = ['SIMULATED', 'RUN_FILES', 'run_header', 'show_config', 'show_slices', 'plot_curves', 'samples_through_training',
-           'show_samples', 'TrainingLine', 'LiveReport', 'show_decisions', 'show_result', 'cost_table', 'starts_table',
-           'whats_where']
+           'show_samples', 'TrainingLine', 'tell_terminal', 'LiveReport', 'show_decisions', 'show_result', 'cost_table',
+           'starts_table', 'whats_where']
 
 # %% ../../nbs/diffusion/15_report.ipynb #a5bfd34c
 import json
+import os
+import sys
 import time
 from pathlib import Path
 
@@ -94,7 +96,7 @@ def _draw_bands(ax, history):
 # %% ../../nbs/diffusion/15_report.ipynb #ce59baa4
 def plot_curves(
     history: list[dict],  # one record per epoch, from `DiffusionTrainer.fit`
-    best: dict = None,  # epoch and deviation of the best checkpoint
+    best: dict = None,  # of the best checkpoint: epoch, deviation, and for masks val_mse
 ) -> Figure:
     "How training went."
     fig, axs = plt.subplots(1, 4, figsize=(9, 2.3), layout='constrained')
@@ -105,11 +107,13 @@ def plot_curves(
     losses.set(title='denoising loss', xlabel='epoch', yscale='log')
     losses.legend(fontsize=6)
     if not _draw(samples, history, 'deviation', ms=4):
-        _write(samples, 'not computed:\nno held-out slices')
+        _write(samples, 'no validation yet,\nor no held-out slices')
     _draw(samples, history, 'real_deviation', marker='', ls='--', color='tab:gray', label='held-out slices')
-    if best and 'deviation' in best:  # earlier runs chose by another measure
-        samples.plot(best['epoch'], best['deviation'], 'o', mfc='none', color='tab:red', label='best')
-        samples.legend(fontsize=6)
+    of_masks = bool(best and best.get('of_masks') and best.get('val_mse') is not None)
+    chosen_on, key = (losses, 'val_mse') if of_masks else (samples, 'deviation')
+    if best and key in best:  # earlier runs chose by another measure
+        chosen_on.plot(best['epoch'], best[key], 'o', mfc='none', color='tab:red', label='best')
+        chosen_on.legend(fontsize=6)
     samples.set(title='deviation of samples', xlabel='epoch')
     samples.set_ylim(bottom=0)
     _draw(gradient, history, 'grad_norm', marker='')
@@ -176,12 +180,13 @@ class TrainingLine:
         epochs = trainer.args.epochs
         total = epochs * trainer.steps_per_epoch
         left = seconds / max(1, trainer.step - self.first_step) * (total - trainer.step)
-        deviations = [record['deviation'] for record in trainer.history if 'deviation' in record]
+        key, name = ('deviation', 'deviation of samples') if trainer.image_channels else ('val_mse', 'held-out loss')
+        judged = [record[key] for record in trainer.history if record.get(key) is not None]
         return ', '.join(
             [
                 f'epoch {min(trainer.epoch + 1, epochs)}/{epochs}, step {trainer.step}/{total}',
                 f'loss {trainer.last_loss:.4f}',
-                *[f'deviation of samples {deviation:.2f}' for deviation in deviations[-1:]],
+                *[f'{name} {number:.3g}' for number in judged[-1:]],
                 f'{clock(seconds)} gone, {clock(left)} to go',
             ]
         )
@@ -195,20 +200,33 @@ def _redraw(handle, content):
     return handle
 
 
-class LiveReport(TrainingLine):
-    "The same line, redrawn in place, with the curves below it after each validation."
+def tell_terminal(text: str):
+    "A line for papermill's terminal, which sees nothing of a notebook that runs: the kernel's own standard error."
+    terminal = getattr(sys.stderr, '_original_stdstream_copy', None)  # where ipykernel keeps it
+    if terminal is not None:
+        os.write(terminal, f'{text}\n'.encode())
 
-    def __init__(self, every: float = 3.0):
+
+class LiveReport(TrainingLine):
+    "The same line, redrawn in place; below it the curves after each epoch, and samples after each validation."
+
+    def __init__(self, every: float = 3.0, every_in_terminal: float = 30.0):  # seconds
         super().__init__(self._show_line, every)
-        self.line = self.curves = None
+        self.line = self.curves = self.samples = None
+        self.every_in_terminal, self.told = every_in_terminal, 0.0
 
     def _show_line(self, text):
         self.line = _redraw(self.line, Pretty(text))
+        if self.shown - self.told >= self.every_in_terminal:
+            self.told = self.shown
+            tell_terminal(text)
 
     def __call__(self, trainer, event):
         super().__call__(trainer, event)
-        if event == 'validation':
+        if event != 'step':
             self.curves = _redraw(self.curves, plot_curves(trainer.history, trainer.best))
+        if event == 'validation':
+            self.samples = _redraw(self.samples, samples_through_training(trainer.run_dir, most=3))
 
 # %% ../../nbs/diffusion/15_report.ipynb #59dde506
 def show_decisions(trainer) -> Markdown:  # the finished or stopped trainer
@@ -274,7 +292,7 @@ RUN_FILES = {
     'status.json': 'where the run stands',
     'summary.json': 'the result, for programs',
     'model_card.md': 'what the model is, what it learnt from and what it cannot do',
-    'best': 'checkpoint whose samples deviate least from real slices',
+    'best': 'checkpoint whose samples deviate least from real slices; of masks, with the least held-out loss',
     'latest': 'the last checkpoint',
     'samples': 'samples of every validation',
     'tensorboard': 'curves for TensorBoard',

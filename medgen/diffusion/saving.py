@@ -55,6 +55,7 @@ def about(self: StepTrainer) -> dict:
         axis=int(patients.axis.mode()[0]),
         mask_rules=self.facts.mask_rules,
         positions=self.facts.positions if self.mode.slice_position else None,
+        black_below=self.facts.black_below,
         recipe_fingerprint=self.store.recipe.fingerprint,
         data_fingerprint=self.store.fingerprint,
         data=data_counts(self.store),

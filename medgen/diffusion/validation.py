@@ -118,6 +118,7 @@ def compare_samples(
     return dict(
         deviation=typical(deviations),
         implausible=float((deviations > judge.limit).mean()) if len(train) >= 20 else None,  # as `implausible` asks
+        of_masks=not self.image_channels,
         real_deviation=typical(judge.deviation(anatomies(real.numpy()), there)),
         swd=levels.pop('mean'),
         swd_levels=levels,

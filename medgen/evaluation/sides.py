@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
 from ..core.config import ConfigError, compose_config, nearest, writing_to
+from ..core.files import PlainError
 from ..core.show import ProgressBar
 from ..data.images import ImageSet, real_set
 from ..data.layouts import SPLITS, DataError
@@ -30,7 +31,7 @@ from ..data.synthetic import SyntheticDataset, open_dataset
 from ..generation.generate import FEW_PATIENTS, dataset_identity, generate, open_sources, simulated_again
 
 # %% ../../nbs/evaluation/00_sides.ipynb #560cac6f
-class EvaluationError(ValueError):
+class EvaluationError(PlainError, ValueError):
     "Images that cannot be compared: what is wrong, and what cures it."
 
 # %% ../../nbs/evaluation/00_sides.ipynb #9a6f5ed0

@@ -210,7 +210,9 @@ def typical(deviations: np.ndarray) -> float:
 
 # %% ../../nbs/metrics/12_plausibility.ipynb #9fe9a893
 def merit(
-    validation: dict,  # with deviation, real_deviation and swd (sliced Wasserstein distance)
+    validation: dict,  # with deviation, real_deviation and swd (sliced distance); of_masks and val_mse for masks
 ) -> tuple[float, float]:
     "What ranks the validations of a run: the smallest is the best."
+    if validation.get('of_masks') and validation.get('val_mse') is not None:
+        return validation['val_mse'], validation['swd']
     return max(validation['deviation'], validation['real_deviation']), validation['swd']

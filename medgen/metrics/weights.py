@@ -26,7 +26,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..core.config import ConfigError, registered
-from ..core.files import file_hash, flush_to_disk, write_atomic
+from ..core.files import PlainError, file_hash, flush_to_disk, write_atomic
 from ..core.show import ProgressBar
 
 # %% ../../nbs/metrics/02_weights.ipynb #91541e7c
@@ -210,7 +210,7 @@ _inception = FeatureNetwork(
 NETWORKS: dict[str, FeatureNetwork] = {n.name: n for n in (_inception, _radimagenet, _vgg16, _alexnet)}
 
 # %% ../../nbs/metrics/02_weights.ipynb #17c3cb19
-class WeightsError(ValueError):
+class WeightsError(PlainError, ValueError):
     "Weights that cannot be used: which file, what is wrong, what cures it."
 
 
@@ -273,7 +273,8 @@ def build_network(name: str, state: dict[str, Tensor], path: Path) -> nn.Module:
 # %% ../../nbs/metrics/02_weights.ipynb #21951076
 _MISSING = """no weights of {name}: neither {names} is in {folders}. Cures:
   - with internet: `medgen-weights fetch {option}{name}`
-  - without: copy {file} ({mb:.0f} MB) from {url} to this machine, then `medgen-weights import {option}{hint}{file}`"""
+  - without: copy {file} ({mb:.0f} MB) from {url} to this machine, then `medgen-weights import {option}{hint}{file}`,
+    or name the folder that holds it: MEDGEN_WEIGHTS=DIR"""
 
 
 def weight_folders(

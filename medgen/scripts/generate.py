@@ -27,7 +27,7 @@ USAGE = '''medgen-generate: make a synthetic dataset from trained models.
   medgen-generate ... slice_position=0.4                     all slices at one place in the head, -1 to 1
   medgen-generate ... drop_copies=true                       what copies a training patient is drawn again
   medgen-generate ... drop_unfit=0.1                         what fits its mask less than real slices do, likewise
-  medgen-generate ... layout=folders                         patients of one slice each, as BrainMetShare has them
+  medgen-generate ... layout=stack                           one file per image, its mask the last channel
   medgen-generate ... multi_gpu=true                         all GPUs share the images; srun and torchrun work too
   medgen-generate ...                                        the same again: goes on where it was interrupted
   medgen-generate --cfg job                                  show the resolved configuration and stop
