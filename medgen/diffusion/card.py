@@ -155,7 +155,7 @@ def without_medgen(place: Path, about: dict) -> str:
     return PLAIN.format(
         begin=PLAIN_CODE.format(folder=place.name) if (place / 'config.json').exists() else IN_RUN,
         inputs=', '.join(inputs),
-        black=f'; what is drawn below {limits} is background and becomes 0'
+        black=f'; what is drawn below {limits} is background and fades to 0 at half of that'
         if any(about.get('black_below') or ())
         else '',
         position=', the position of the slice -1 at the first and 1 at the last that shows head' * position,

@@ -38,7 +38,8 @@ class TrainingMode(ABC):
     "What to generate, from what; sequences by name."
 
     slice_position = False  # whether the network sees where in the head the slice lies
-    black_below = None  # [C] brightness below which a generated pixel is background; None: nothing is
+    bend = 2.0  # of the sampler's times: at 1 they are even, above they are denser near the image, where the grain is
+    black_below = None  # [C] brightness below which generated pixels fade to black, as background; None: none do
 
     def __init__(
         self,
@@ -83,7 +84,8 @@ class TrainingMode(ABC):
         x = from_network(x)
         if self.black_below is None:
             return x
-        return x.masked_fill(x < torch.tensor(self.black_below, device=x.device)[:, None, None], 0)
+        limit = torch.tensor(self.black_below, device=x.device)[:, None, None]
+        return torch.where(x < limit, (2 * x - limit).clamp(min=0), x)  # continuous: rounding stays rounding
 
 # %% ../../nbs/diffusion/01_modes.ipynb #8ffa990a
 def _stack(batch, names, device):
@@ -97,6 +99,7 @@ class SegmentationMode(TrainingMode):
         super().__init__(images, condition)
 
     is_conditional = False
+    bend = 1.0  # a mask has no grain; its lesions are decided early
 
     def prepare_batch(self, batch, device):
         return PreparedBatch(_stack(batch, self.images, device), None)

@@ -13,6 +13,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import torch
 from IPython.display import Markdown, display
 from matplotlib.figure import Figure
 from omegaconf import DictConfig
@@ -173,6 +174,8 @@ def trajectory(
     kept = np.unique(np.linspace(0, len(steps) - 1, most).round().astype(int))
     times, noisy, estimate = zip(*[steps[k] for k in kept])
     pictures = {k: ((np.stack(v) + 1) / 2).clip(0, 1) for k, v in dict(noisy=noisy, estimate=estimate).items()}
+    if times[-1] == 0:  # the image itself, with what the mode does to it at last
+        pictures['noisy'][-1] = sources.main.mode.to_images(torch.from_numpy(noisy[-1])[None])[0].numpy()
     return pictures, list(times)
 
 
