@@ -304,6 +304,8 @@ def notebook():
 
 if __name__ == '__main__':
     warnings.filterwarnings('ignore')
+    if len(sys.argv) != 3:
+        sys.exit(__doc__)
     experiment = globals()[dict(fresh_noise='fresh_noise_price').get(sys.argv[1], sys.argv[1])]
     result = experiment(**json.loads(sys.argv[2]))
     device = torch.cuda.get_device_name() if GPU else 'CPU'

@@ -32,11 +32,9 @@ from medgen.data.simulate import cohort_dir
 from medgen.data.slices import MASK, Recipe
 from medgen.data.store import SliceStore, open_store
 from medgen.diffusion.model import load_model
-from medgen.diffusion.modes import to_network
 from medgen.diffusion.sampling import image_noise, sample
 from medgen.diffusion.trainer import DiffusionTrainer
 from medgen.evaluation.memorization import evidence_text, show_pairs
-from medgen.generation.generate import demo_models, find_checkpoint
 from medgen.metrics.intervals import mean_interval, share_interval
 from medgen.metrics.memorization import CopyIndex, ImageSource, PixelSearch, find_copies, membership, small_shifts
 
@@ -275,12 +273,15 @@ def planted_report(r):
 
 
 def few_model(cfg, slices, folder, seed):
-    "The demo model, trained on a few slices only; and the rows of those."
+    "The demo model, trained on a few slices only (None: on all); and the rows of those."
     store = open_store(cfg, progress=False)
     select = store.select
-    rows = np.sort(np.random.default_rng(seed).choice(select('train', cfg.mode.slices), slices, replace=False))
-    repeats = len(select('train', cfg.mode.slices)) // slices + 1
-    store.select = lambda split, kind='nonempty': np.tile(rows, repeats) if split == 'train' else select(split, kind)
+    rows = select('train', cfg.mode.slices)
+    if slices:
+        repeats = len(rows) // slices + 1
+        rows = np.sort(np.random.default_rng(seed).choice(rows, slices, replace=False))
+        tiled = np.tile(rows, repeats)
+        store.select = lambda split, kind='nonempty': tiled if split == 'train' else select(split, kind)
     run = Path(folder) / f'few{slices}-{cfg.training.epochs}'
     if not (run / 'status.json').exists() or json.loads((run / 'status.json').read_text())['state'] != 'finished':
         DiffusionTrainer.from_config(cfg, store, run).fit(
@@ -298,21 +299,22 @@ def losses(checkpoint):
 
 
 @torch.no_grad()
-def draw(checkpoint, masks, seed):
-    "An image of a model for each mask."
+def draw(checkpoint, batch, seed):
+    "An image of a model for the mask and the position of each slice."
     network, strategy, mode, about = load_model(checkpoint, 'cpu', True)
     network.eval()
-    noise = image_noise(list(range(len(masks))), tuple(about['image_shape']), seed)
+    condition = mode.prepare(batch, 'cpu').condition
+    noise = image_noise(list(range(len(condition))), tuple(about['image_shape']), seed)
     x = sample(
         network,
         strategy,
         mode,
         noise,
-        to_network(torch.from_numpy(masks)),
+        condition,
         25,
         25,
         'dpm_solver',
-        indices=list(range(len(masks))),
+        indices=list(range(len(condition))),
         seed=seed,
         mean_image=about['mean_image'],
     )
@@ -345,21 +347,21 @@ def judge(images, mine, sets, who):
 def overfit(a):
     "Models of rising overfitting and the demo model, judged in the same way."
     a.out.mkdir(parents=True, exist_ok=True)  # for the pictures
-    out, good = {}, find_checkpoint(demo_models(compose_config(job='generate')).image_model, 'best')[0]
+    out = {}
     store = open_store(compose_config(mode='dual'), progress=False)
     who = store.index.patient.to_numpy()
     get = reader(store, NAMES)
     test, val, train = [store.select(s, 'nonempty') for s in ('test', 'val', 'train')]
     conditions = np.sort(np.random.default_rng(a.seed).choice(test, a.images, replace=False))
-    masks = store.get(conditions, (MASK,))[MASK].numpy()
+    batch = store.get(conditions, (*NAMES, MASK))
     models = {
         f'{a.slices} slices, {epochs} epochs': few_model(
             compose_config(mode='dual', epochs=epochs, val_interval=epochs), a.slices, a.work_dir, a.seed
         )
         for epochs in a.epochs
-    } | {'demo model': (good, train)}
+    } | {'demo model': few_model(compose_config(mode='dual'), None, a.work_dir, a.seed)}
     for label, (checkpoint, mine) in models.items():
-        c, out[label] = judge(draw(checkpoint, masks, a.seed), mine, (get, val), who)
+        c, out[label] = judge(draw(checkpoint, batch, a.seed), mine, (get, val), who)
         out[label] |= losses(checkpoint)
         print(label, c, file=sys.stderr, flush=True)
         if a.figure:

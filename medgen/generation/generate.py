@@ -388,6 +388,8 @@ def _model_identity(m: Model | None) -> dict | None:
         checkpoint=m.folder.name,
         epoch=m.about['epoch'],
         strategy=m.strategy_name,
+        bend=m.strategy.bend,
+        black_below=m.about.get('black_below'),
         arithmetic=m.choices['arithmetic'][0],
     )
 
