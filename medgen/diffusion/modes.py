@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+from fastcore.basics import patch
 
 from ..core.config import find_class
 from ..data.slices import binarize
@@ -79,13 +80,15 @@ class TrainingMode(ABC):
         "What the network sees: the noisy images, then the condition."
         return x_t if condition is None else torch.cat([x_t, condition], 1)
 
-    def to_images(self, x: torch.Tensor) -> torch.Tensor:
-        "Network space back to pictures in [0, 1], with a black background where the training slices have one."
-        x = from_network(x)
-        if self.black_below is None:
-            return x
-        limit = torch.tensor(self.black_below, device=x.device)[:, None, None]
-        return torch.where(x < limit, (2 * x - limit).clamp(min=0), x)  # continuous: rounding stays rounding
+# %% ../../nbs/diffusion/01_modes.ipynb #56e569f6
+@patch
+def to_images(self: TrainingMode, x: torch.Tensor) -> torch.Tensor:
+    "Network space back to pictures in [0, 1], with a black background where the training slices have one."
+    x = from_network(x)
+    if self.black_below is None:
+        return x
+    limit = torch.tensor(self.black_below, device=x.device)[:, None, None]
+    return torch.where(x < limit, (2 * x - limit).clamp(min=0), x)  # continuous: rounding stays rounding
 
 # %% ../../nbs/diffusion/01_modes.ipynb #8ffa990a
 def _stack(batch, names, device):

@@ -78,7 +78,7 @@ def black_limits(
         limits.append(min(float(np.quantile(bright, 0.001)), 0.05) if has_black else 0.0)
     return limits
 
-
+# %% ../../nbs/diffusion/08_step.ipynb #960788b6
 def training_facts(
     mode: TrainingMode,
     store: SliceStore,

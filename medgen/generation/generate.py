@@ -393,7 +393,7 @@ def _model_identity(m: Model | None) -> dict | None:
         arithmetic=m.choices['arithmetic'][0],
     )
 
-
+# %% ../../nbs/generation/01_generate.ipynb #4af997af
 def dataset_identity(s: Sources) -> dict:
     "All that the content of an image depends on."
     c, data = s.cfg, s.main.about['config']['data']
