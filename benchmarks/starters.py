@@ -9,6 +9,7 @@ import argparse
 import json
 import os
 import tempfile
+import time
 from pathlib import Path
 
 from medgen.core.config import compose_config, versions
@@ -60,13 +61,14 @@ def measure(mode: str, out: str, n: int = 100):
     "Images for drawn masks against the test patients; copies are looked for among all training patients."
     cohort = str(cohort_dir(compose_config().paths.cache_dir, **COHORT))
     with tempfile.TemporaryDirectory() as d:
+        start = time.process_time()
         made = generate(compose_config(job='generate', mode=mode, num_images=n, output_dir=f'{d}/set'))
+        seconds = (time.process_time() - start) / n
         sides = dict(synthetic_dir=f'{d}/set', real_dir=cohort, split='test', output_dir=f'{d}/evaluation')
         cfg = compose_config(job='evaluate', features=['radiomics'], **sides)
         found = evaluate(cfg, open_sets(cfg)).rows
     rows = [r for r in found if r.synthetic.value == r.synthetic.value]  # the others want weights, or a reference
-    seconds = made.seconds['total'] / n
-    funnel = f'{n} images of {made.funnel.attempts} masks, {seconds:.2f} s an image'
+    funnel = f'{n} images of {made.funnel.attempts} masks, {seconds:.2f} CPU s an image'
     place = f'CPU, {os.cpu_count()} cores, {os.environ.get("OMP_NUM_THREADS", "all")} threads'
     lines = [[r.measure, r.images, number(r.synthetic), number(r.floor), r.reading] for r in rows]
     facts = dict(mode=mode, funnel=funnel, machine=place, versions=versions(), rows=[r.facts() for r in rows])

@@ -40,7 +40,9 @@ class TrainingMode(ABC):
 
     slice_position = False  # whether the network sees where in the head the slice lies
     bend = 2.0  # of the sampler's times: at 1 they are even, above they are denser near the image, where the grain is
-    black_below = None  # [C] brightness below which generated pixels fade to black, as background; None: none do
+    black_below: list[float] | None = (
+        None  # [C] brightness below which generated pixels fade to black, as background; None: none do
+    )
 
     def __init__(
         self,
