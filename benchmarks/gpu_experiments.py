@@ -304,7 +304,7 @@ def notebook():
 
 if __name__ == '__main__':
     warnings.filterwarnings('ignore')
-    if len(sys.argv) != 3:
+    if len(sys.argv) < 3:
         sys.exit(__doc__)
     experiment = globals()[dict(fresh_noise='fresh_noise_price').get(sys.argv[1], sys.argv[1])]
     result = experiment(**json.loads(sys.argv[2]))

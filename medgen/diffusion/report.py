@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SIMULATED', 'RUN_FILES', 'run_header', 'show_config', 'show_slices', 'plot_curves', 'samples_through_training',
-           'show_samples', 'TrainingLine', 'tell_terminal', 'LiveReport', 'show_decisions', 'show_result', 'cost_table',
-           'starts_table', 'whats_where']
+           'show_samples', 'quality_text', 'TrainingLine', 'tell_terminal', 'LiveReport', 'show_decisions',
+           'show_result', 'cost_table', 'starts_table', 'whats_where']
 
 # %% ../../nbs/diffusion/15_report.ipynb #a5bfd34c
 import json
@@ -160,6 +160,13 @@ def show_samples(
     return image_grid(rows)
 
 # %% ../../nbs/diffusion/15_report.ipynb #35b9ff5e
+def quality_text(validation: dict) -> str:
+    "The number that chooses among validations: of images the deviation of samples, of masks the held-out loss."
+    if validation.get('of_masks') and validation.get('val_mse') is not None:
+        return f'held-out loss {validation["val_mse"]:.3g}'
+    return f'deviation of samples {validation["deviation"]:.3g}'
+
+
 class TrainingLine:
     "A callback for `fit`: a line with loss, speed and the time to go, not more often than `every` seconds."
 
@@ -180,13 +187,11 @@ class TrainingLine:
         epochs = trainer.args.epochs
         total = epochs * trainer.steps_per_epoch
         left = seconds / max(1, trainer.step - self.first_step) * (total - trainer.step)
-        key, name = ('deviation', 'deviation of samples') if trainer.image_channels else ('val_mse', 'held-out loss')
-        judged = [record[key] for record in trainer.history if record.get(key) is not None]
         return ', '.join(
             [
                 f'epoch {min(trainer.epoch + 1, epochs)}/{epochs}, step {trainer.step}/{total}',
                 f'loss {trainer.last_loss:.4f}',
-                *[f'{name} {number:.3g}' for number in judged[-1:]],
+                *[quality_text(record) for record in trainer.history if 'deviation' in record][-1:],
                 f'{clock(seconds)} gone, {clock(left)} to go',
             ]
         )

@@ -255,10 +255,10 @@ def sampling():
     "Two steps of DDIM on the cosine schedule (Nichol and Dhariwal 2021), and of Euler's method on straight paths."
     from medgen.diffusion.strategies import DDPMStrategy, RFlowStrategy
 
-    cosine = [math.cos((t / 1000 + 0.008) / 1.008 * math.pi / 2) ** 2 for t in (0, 500, 999)]
-    left = {1000: cosine[2] / cosine[0] * 1e-3, 500: cosine[1] / cosine[0], 0: 1.0}  # the last step keeps a thousandth
+    cosine = [math.cos((t / 1000 + 0.008) / 1.008 * math.pi / 2) ** 2 for t in (0, 250, 999)]
+    left = {1000: cosine[2] / cosine[0] * 1e-3, 250: cosine[1] / cosine[0], 0: 1.0}  # the last step keeps a thousandth
     curved = {t: (v**0.5, (1 - v) ** 0.5) for t, v in left.items()}
-    straight = {t: (1 - t / 1000, t / 1000) for t in (1000, 500, 0)}
+    straight = {t: (1 - t / 1000, t / 1000) for t in (1000, 250, 0)}
     ddim = two_steps(DDPMStrategy(), 'ddim', curved, lambda x0, eps: eps)
     euler = two_steps(RFlowStrategy(), 'euler', straight, lambda x0, eps: x0 - eps)
     return near(*zip(ddim, euler), 5e-5)  # where a is 5e-5, at T, float32 keeps few digits of x0
