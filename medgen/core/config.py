@@ -35,7 +35,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
-from .files import PlainError, root_folder, write_atomic
+from .files import PlainError, write_atomic
 from .show import markdown_table
 
 # %% ../../nbs/core/02_config.ipynb #f8b2108d
@@ -53,7 +53,6 @@ def _environment(name, default):
 
 
 OmegaConf.register_new_resolver('medgen.env', _environment, replace=True)  # `${medgen.env:MEDGEN_DATA,null}`
-OmegaConf.register_new_resolver('medgen.root', lambda name: str(root_folder() / name), replace=True)  # beside `nbs/`
 
 
 class ConfigError(PlainError, ValueError):

@@ -21,12 +21,13 @@ from safetensors.torch import load_file, save_file
 
 from ..core.files import file_hash, flush_to_disk, write_atomic
 from ..core.show import markdown_table
+from ..metrics.plausibility import chosen_by
 
 # %% ../../nbs/diffusion/07_checkpoints.ipynb #eafdf5ae
 def best_text(best: dict) -> str:
     "The best epoch of a run, and the number that says so; earlier runs chose by another measure."
     text = f'epoch {best["epoch"]}'
-    if best.get('of_masks') and best.get('val_mse') is not None:
+    if chosen_by(best) == 'val_mse':
         return f'{text}, held-out loss {best["val_mse"]:.4f}'
     return f'{text}, deviation of samples {best["deviation"]:.2f}' if 'deviation' in best else text
 

@@ -48,7 +48,7 @@ def load_model(
     mode = mode_of_run(config)
     mode.black_below = about.get('black_below')  # earlier checkpoints do not say
     strategy = make_strategy(**config['strategy'], image_size=config['model']['image_size'])
-    strategy.bend = mode.bend
+    strategy.bend = mode.bend or strategy.bend
     network = make_network(about['in_channels'], about['image_shape'][0], **config['model'])
     use_ema = use_ema and (place / 'ema.safetensors').exists()
     weights, reference = 'ema.safetensors' if use_ema else 'weights.safetensors', place / 'reference.safetensors'

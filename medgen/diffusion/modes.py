@@ -39,10 +39,8 @@ class TrainingMode(ABC):
     "What to generate, from what; sequences by name."
 
     slice_position = False  # whether the network sees where in the head the slice lies
-    bend = 2.0  # of the sampler's times: at 1 they are even, above they are denser near the image, where the grain is
-    black_below: list[float] | None = (
-        None  # [C] brightness below which generated pixels fade to black, as background; None: none do
-    )
+    bend: float | None = None  # of the sampler's times, as of a strategy; None: the strategy's own
+    black_below: list[float] | None = None  # [C] brightness below which generated pixels fade to black; None: none do
 
     def __init__(
         self,

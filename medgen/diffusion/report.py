@@ -27,6 +27,7 @@ from ..core.show import clock, image_grid, markdown_table
 from ..data.store import SliceStore
 from .lr_finder import LRSearch, plot_lr
 from .step import choices_table, spread
+from ..metrics.plausibility import chosen_by
 
 # %% ../../nbs/diffusion/15_report.ipynb #454cc0eb
 SIMULATED = (
@@ -109,8 +110,8 @@ def plot_curves(
     if not _draw(samples, history, 'deviation', ms=4):
         _write(samples, 'no validation yet,\nor no held-out slices')
     _draw(samples, history, 'real_deviation', marker='', ls='--', color='tab:gray', label='held-out slices')
-    of_masks = bool(best and best.get('of_masks') and best.get('val_mse') is not None)
-    chosen_on, key = (losses, 'val_mse') if of_masks else (samples, 'deviation')
+    key = chosen_by(best or {})
+    chosen_on = losses if key == 'val_mse' else samples
     if best and key in best:  # earlier runs chose by another measure
         chosen_on.plot(best['epoch'], best[key], 'o', mfc='none', color='tab:red', label='best')
         chosen_on.legend(fontsize=6)
@@ -162,7 +163,7 @@ def show_samples(
 # %% ../../nbs/diffusion/15_report.ipynb #35b9ff5e
 def quality_text(validation: dict) -> str:
     "The number that chooses among validations: of images the deviation of samples, of masks the held-out loss."
-    if validation.get('of_masks') and validation.get('val_mse') is not None:
+    if chosen_by(validation) == 'val_mse':
         return f'held-out loss {validation["val_mse"]:.3g}'
     return f'deviation of samples {validation["deviation"]:.3g}'
 

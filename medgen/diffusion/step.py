@@ -403,7 +403,7 @@ def from_config(
     c = OmegaConf.to_container(cfg, resolve=True)
     mode = mode_of_run(c)
     strategy = make_strategy(**c['strategy'], image_size=c['model']['image_size'])
-    strategy.bend = mode.bend
+    strategy.bend = mode.bend or strategy.bend
     images, condition = check_mode(mode, store.get(np.arange(1), sequence_names(mode)))
     channels = images.shape[1] + (0 if condition is None else condition.shape[1])
     with torch.random.fork_rng(devices=[]):

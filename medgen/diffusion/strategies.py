@@ -87,7 +87,7 @@ class DiffusionStrategy(ABC):
     "How to diffuse: x_t = a x0 + b eps; the network's target is y = c x0 + d eps."
 
     num_timesteps = 1000  # T
-    bend = 2.0  # of the time grid: at 1 it is even, above it is denser near the image; a run takes its mode's
+    bend = 2.0  # of the time grid: at 1 it is even, above it is denser near the image; a mode may have its own
 
     def __init__(self):
         self.setup_scheduler(num_timesteps=1000, image_size=128)

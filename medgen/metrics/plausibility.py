@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['QUANTILES', 'SMALLEST', 'LARGEST', 'head_pieces', 'anatomy', 'anatomy_names', 'anatomies', 'Plausibility',
-           'implausible', 'typical', 'merit']
+           'implausible', 'typical', 'chosen_by', 'merit']
 
 # %% ../../nbs/metrics/12_plausibility.ipynb #0c88542a
 import numpy as np
@@ -209,10 +209,16 @@ def typical(deviations: np.ndarray) -> float:
     return float(np.exp(np.log(deviations).mean()))
 
 # %% ../../nbs/metrics/12_plausibility.ipynb #9fe9a893
+def chosen_by(validation: dict) -> str:
+    "Which number of a validation ranks it: val_mse, the held-out loss, of masks, if there is one; else deviation."
+    masks_have_loss = validation.get('of_masks') and validation.get('val_mse') is not None
+    return 'val_mse' if masks_have_loss else 'deviation'
+
+
 def merit(
     validation: dict,  # with deviation, real_deviation and swd (sliced distance); of_masks and val_mse for masks
 ) -> tuple[float, float]:
     "What ranks the validations of a run: the smallest is the best."
-    if validation.get('of_masks') and validation.get('val_mse') is not None:
+    if chosen_by(validation) == 'val_mse':
         return validation['val_mse'], validation['swd']
     return max(validation['deviation'], validation['real_deviation']), validation['swd']
