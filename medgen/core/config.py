@@ -452,6 +452,26 @@ def _check_training(cfg):
         warnings.warn(f'warmup_epochs={t.warmup_epochs} is not shorter than epochs={t.epochs}: {rising}')
 
 # %% ../../nbs/core/02_config.ipynb #b44c7e68
+def _check_transplants(cfg):
+    "What makes no sense where lesions are put into real slices."
+    if cfg.transplant_into is None:
+        return
+    given = f'transplant_into={cfg.transplant_into!r}'
+    _refuse_if(
+        (cfg.mode == 'seg', f'{given}: a lesion needs a picture; mode=seg makes masks alone'),
+        (cfg.seg_model and not cfg.image_model, f'{given}: give image_model, the model that draws the lesions'),
+        (cfg.mask_dir, f'{given}: lesions are drawn for the position of each slice; give seg_model, not mask_dir'),
+        (
+            cfg.slice_position is not None,
+            f'{given}: slices bring their own position; leave slice_position={cfg.slice_position} out',
+        ),
+        (
+            cfg.drop_copies,
+            f'{given}: around the lesion each image is a copy of a patient, and meant to be; leave drop_copies out',
+        ),
+    )
+
+# %% ../../nbs/core/02_config.ipynb #414f0fe2
 def _check_generation(cfg):
     "The parameters of a generation must fit each other."
     masks, image, seg = cfg.mask_dir, cfg.image_model, cfg.seg_model
@@ -474,6 +494,7 @@ def _check_generation(cfg):
         ),
         (cfg.eta and cfg.sampler != 'ddim', f'eta={cfg.eta}: belongs to sampler=ddim, not to {cfg.sampler}'),
     )
+    _check_transplants(cfg)
 
 
 def _check_evaluation(cfg):

@@ -125,7 +125,7 @@ SEQUENCES = dict(  # name: (signal of a tissue, after gadolinium)
 
 def signals(tissue: Tissue) -> np.ndarray:
     "Signal of a tissue in every sequence, in the order of `SEQUENCES` [S]."
-    return np.array([f(enhanced(tissue) if gd else tissue) for f, gd in SEQUENCES.values()], dtype=np.float32)
+    return np.array([f(enhanced(tissue) if gd else tissue) for f, gd in SEQUENCES.values()])
 
 # %% ../../nbs/data/00_simulate.ipynb #5c273c08
 def smooth_field(
@@ -133,14 +133,14 @@ def smooth_field(
     shape: Sequence[int],  # voxels
     spacing: Sequence[float],  # mm
     scale: float,  # width of the bumps it is made of, mm
-) -> np.ndarray:  # float32 [X,Y,Z], mean 0 and variance 1 at every voxel
+) -> np.ndarray:  # [X,Y,Z], mean 0 and variance 1 at every voxel
     "A smooth random field: Gaussian bumps with random heights."
     bases = []
     for n, s in zip(shape, spacing):
         knots = np.arange(-2 * scale, n * s + 3 * scale, scale)
-        basis = np.exp(-0.5 * ((np.arange(n)[:, None] * s - knots) / scale) ** 2).astype(np.float32)
+        basis = np.exp(-0.5 * ((np.arange(n)[:, None] * s - knots) / scale) ** 2)
         bases.append(basis / np.sqrt((basis**2).sum(1, keepdims=True)))
-    field = rng.standard_normal([b.shape[1] for b in bases], dtype=np.float32)
+    field = rng.standard_normal([b.shape[1] for b in bases], dtype=np.float32).astype(float)
     for b in bases:
         field = np.tensordot(field, b, axes=(0, 1))  # takes the first axis, puts the new one last
     return field
@@ -159,7 +159,7 @@ def atlas() -> tuple[np.ndarray, np.ndarray]:  # grey, white, brain [3,X,Y,Z] at
             datasets.load_mni152_brain_mask,
         )
     ]
-    return np.stack([i.get_fdata(dtype=np.float32) for i in images]), np.linalg.inv(images[0].affine)
+    return np.stack([i.get_fdata() for i in images]), np.linalg.inv(images[0].affine)
 
 # %% ../../nbs/data/00_simulate.ipynb #fc08c63e
 CENTRE = (0.0, -18.0, 5.0)  # middle of the MNI152 brain, mm
@@ -169,17 +169,17 @@ REACH = (20.0, 35.0, 16.0)  # how far a change of their size is felt, mm
 
 def column(v: Sequence[float]) -> np.ndarray:
     "A vector, shaped to be added to coordinates [3,X,Y,Z]."
-    return np.asarray(v, dtype=np.float32)[:, None, None, None]
+    return np.asarray(v, float)[:, None, None, None]
 
 
 def warp(rng: np.random.Generator, shape: Sequence[int], spacing: Sequence[float]) -> np.ndarray:
     "Where in the template each voxel of a new subject lies, MNI coordinates in mm [3,X,Y,Z]."
-    axes = [(np.arange(n, dtype=np.float32) - (n - 1) / 2) * s for n, s in zip(shape, spacing)]
+    axes = [(np.arange(n) - (n - 1) / 2) * s for n, s in zip(shape, spacing)]
     x = np.stack(np.meshgrid(*axes, indexing='ij')) + column(rng.normal(0, 2, 3))
     size = rng.normal(0.93, 0.025) * rng.normal(1, 0.02, 3)
     angle = np.radians(rng.normal(0, (5, 2.5, 3)))  # about right, anterior, superior: nodding varies most
     generator = np.array([[0, -angle[2], angle[1]], [angle[2], 0, -angle[0]], [-angle[1], angle[0], 0]])
-    x = np.tensordot((np.eye(3) + generator + generator @ generator / 2) / size[:, None], x, axes=1).astype(np.float32)
+    x = np.tensordot((np.eye(3) + generator + generator @ generator / 2) / size[:, None], x, axes=1)
     x += column(CENTRE)
     for i in range(3):
         x[i] += sum(mm * smooth_field(rng, shape, spacing, scale) for mm, scale in ((2.5, 30), (1.2, 10), (0.6, 4)))
@@ -196,7 +196,7 @@ def anatomy(
     fine = (*shape[:2], 2 * shape[2]), (*spacing[:2], spacing[2] / 2)
     maps, to_voxel = atlas()
     x = warp(rng, *fine)
-    voxel = np.tensordot(to_voxel[:3, :3].astype(np.float32), x, axes=1) + column(to_voxel[:3, 3])
+    voxel = np.tensordot(to_voxel[:3, :3], x, axes=1) + column(to_voxel[:3, 3])
     brain = ndimage.map_coordinates(maps[2], voxel, order=1)
     inside = brain > 0.5
     gm, wm = (ndimage.map_coordinates(m, voxel[:, inside], order=1) for m in maps[:2])
@@ -209,7 +209,9 @@ def anatomy(
     p = np.zeros_like(x)
     p[:, inside] = tissue
     p, x = (a.reshape(3, *shape, 2).mean(-1) for a in (p, x))
-    return p * one_piece(p.sum(0) > 0.5), x
+    # whole voxels, and half ones that are all but filled; p alone would leave half ones to rounding
+    filled = brain.reshape(*shape, 2).mean(-1)
+    return p * one_piece((p.sum(0) > 0.75) | (filled > 0.735)), x
 
 
 def one_piece(mask: np.ndarray) -> np.ndarray:
@@ -290,7 +292,7 @@ def place_lesions(
     depth = ndimage.distance_transform_edt(gm + wm + csf > 0, sampling=step * spacing)
     weight = (4 * gm * wm + 0.02 * (gm + wm)) * (csf < 0.2) * np.exp(-np.maximum(depth - 15, 0) / 8)
     grid = np.argwhere(weight > 0)
-    weight, depth, mm = weight[tuple(grid.T)].astype(float), depth[tuple(grid.T)], grid * step * spacing
+    weight, depth, mm = weight[tuple(grid.T)], depth[tuple(grid.T)], grid * step * spacing
     lesions, room = [], np.full(len(grid), np.inf)
     for d in sorted((draw_diameter(rng) for _ in range(round(draw_count(rng)))), reverse=True):
         p = weight * (depth > 0.4 * d) * (room > d / 2 + 3)
@@ -342,9 +344,7 @@ def lesion_parts(
     core = (dist * ragged < radius - lesion.rim) & (dist < radius - 1)
 
     def shrink(a):
-        return a.reshape([n for b, f in zip(box, finer) for n in (b.stop - b.start, f)]).mean(
-            (1, 3, 5), dtype=np.float32
-        )
+        return a.reshape([n for b, f in zip(box, finer) for n in (b.stop - b.start, f)]).mean((1, 3, 5))
 
     return box, shrink(dist < radius), shrink(core)
 
@@ -375,7 +375,7 @@ def push_aside(parts: np.ndarray, lesion: Lesion, spacing: Sequence[float]) -> N
     box = lesion_box(lesion, 5 * radius, parts.shape[1:], spacing)
     local = parts[(slice(None), *box)]
     to_centre = column([c - b.start for c, b in zip(lesion.centre, box)])
-    rel = (np.indices(local.shape[1:], dtype=np.float32) - to_centre) * column(spacing)
+    rel = (np.indices(local.shape[1:]) - to_centre) * column(spacing)
     r = np.maximum(np.sqrt((rel**2).sum(0)), 1e-3)
     shrink = np.cbrt(np.maximum(r**3 - 0.5 * radius**3 * np.exp(-((r / (2.5 * radius)) ** 2)), 0)) / r
     moved = np.stack(
@@ -392,7 +392,7 @@ def paint(
 ) -> None:
     "Replace a part of each voxel by a tissue."
     local = images[(slice(None), *box)]
-    local += part.astype(np.float32) * (column(signals(tissue)) - local)
+    local += part * (column(signals(tissue)) - local)
 
 # %% ../../nbs/data/00_simulate.ipynb #cbd2b23e
 def rician(rng: np.random.Generator, signal: np.ndarray, sd: float) -> np.ndarray:
@@ -483,7 +483,7 @@ def simulate_subject(
             add_lesion(rng, l, images, seg, spacing)
         brain = parts.sum(0) > 0
         scanned = scan(rng, images, brain, spacing)
-    return Subject(dict(zip(SEQUENCES, scanned)), seg * brain, parts, blood + plexus, lesions)
+    return Subject(dict(zip(SEQUENCES, scanned.astype(np.float32))), seg * brain, parts, blood + plexus, lesions)
 
 # %% ../../nbs/data/00_simulate.ipynb #f7c7b6b8
 def simulate_patient(
@@ -513,7 +513,7 @@ def write_patient(
         nib.save(image, Path(folder) / f'{name}.nii.gz')
 
 # %% ../../nbs/data/00_simulate.ipynb #a8ec5c92
-VERSION = 3  # of the generator: raise it whenever the images change
+VERSION = 4  # of the generator: raise it whenever the images change
 
 
 def cohort_record(seed: int, patients: dict[str, int]) -> dict:
@@ -529,7 +529,7 @@ def cohort_record(seed: int, patients: dict[str, int]) -> dict:
         sequences=[*SEQUENCES, 'seg'],
         sources=(
             'MNI152 tissue maps from nilearn; relaxation times, relaxivities and lesion statistics cited in '
-            'nbs/01_simulate.ipynb'
+            'nbs/data/00_simulate.ipynb'
         ),
     )
 

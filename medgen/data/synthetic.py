@@ -488,7 +488,7 @@ INTENDED_USE = (
 NO_LICENCE = 'The licence is not set: it is for those to choose who know the terms of the training data.'
 
 
-def card_head(title: str, names: list[str], count: int) -> str:
+def card_head(title: str, names: list[str], count: int, first: str | None = None) -> str:
     "The YAML head that dataset hubs read, and the first lines."
     pairs = MASK in names and len(names) > 1
     lines = [
@@ -500,7 +500,7 @@ def card_head(title: str, names: list[str], count: int) -> str:
         '---',
         f'# {title}',
         '',
-        f'{count} synthetic images of {", ".join(names)}. **Synthetic, not for diagnosis.**',
+        first or f'{count} synthetic images of {", ".join(names)}. **Synthetic, not for diagnosis.**',
     ]
     return '\n'.join(lines)
 
@@ -518,11 +518,12 @@ def dataset_card(
     copies: str | None = None,  # what a search for copies of training images has found
     limits: list[str] = (),  # further known limits
     citation: str | None = None,  # how to cite
+    first: str | None = None,  # the first line, where the images are not all synthetic
 ) -> str:  # Markdown with a YAML head
     "The description of a dataset."
     filled = manifest[manifest.file.notna()]
     parts = [
-        card_head(title, facts['names'], len(filled)),
+        card_head(title, facts['names'], len(filled), first),
         '## Made of',
         f'{_table(models)}\n\nMasks: {masks}',
         '## How',

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['SAMPLERS', 'image_noise', 'draw_positions', 'fresh_noise', 'ddim', 'ancestral', 'dpm_solver', 'straight_times',
-           'euler', 'heun', 'Sampler', 'predict', 'predict_guided', 'choose_sampler', 'first_time', 'sample']
+           'euler', 'heun', 'Sampler', 'predict', 'predict_guided', 'choose_sampler', 'first_time', 'Known',
+           'keep_known', 'sample']
 
 # %% ../../nbs/diffusion/05_sampling.ipynb #f06d4b4c
 import inspect
@@ -318,13 +319,35 @@ def _batches(
         yield kept, rows
 
 # %% ../../nbs/diffusion/05_sampling.ipynb #83e616c8
-def _image_numbers(indices, attempts, seed, noise) -> Tensor:  # [N,2] int64, where the noise is
+def _image_numbers(indices, attempts, seed, noise, sampler) -> Tensor:  # [N,2] int64, where the noise is
     "Index and attempt of each image, for its fresh noise."
+    if indices is None or seed is None:
+        raise ValueError(_NEEDS_NUMBERS.format(sampler))
     numbers = dict(index=_as_list(indices, 1), attempt=_as_list(attempts, len(noise)))
     _check_words(seed=[seed], **numbers)
     return to_device(torch.tensor(list(zip(*numbers.values(), strict=True))), noise.device)
 
 # %% ../../nbs/diffusion/05_sampling.ipynb #cf93bbf3
+class Known(NamedTuple):
+    "Images of which only a region is drawn."
+
+    images: Tensor  # [N,C,H,W] in network space
+    region: Tensor  # [N,1,H,W]: 1 is drawn, 0 stays as it is, between is mixed
+
+
+def keep_known(
+    x0: Tensor,  # [B,C,H,W] what the network says
+    x: Tensor,  # [B,C,H,W] at time t
+    t: Tensor,
+    known: Known,
+    strategy: DiffusionStrategy,
+) -> tuple[Tensor, Tensor]:  # x0 and eps, with x = a x0 + b eps
+    "An estimate that agrees with what is known."
+    a, b = [c.item() for c in strategy.coeffs(t)]
+    x0 = known.region * x0 + (1 - known.region) * known.images
+    return x0, (x - a * x0) / b
+
+# %% ../../nbs/diffusion/05_sampling.ipynb #d055779f
 @torch.no_grad()
 def sample(
     network: torch.nn.Module,
@@ -343,6 +366,7 @@ def sample(
     mean_image: Tensor = None,  # [C,H,W] of the training data in network space: begin at `first_time`
     pad: bool = False,  # fill the last batch
     guidance: float = 1.0,  # as for `predict_guided`; all but 1 take twice the evaluations
+    known: Known = None,  # what stays as it is
 ) -> Tensor:  # [N,C,H,W] in network space
     "Images for noise, by any sampler, strategy and mode."
     ask = predict if guidance == 1 else partial(predict_guided, guidance=guidance)
@@ -352,15 +376,13 @@ def sample(
     beginning = b * noise
     if mean_image is not None:
         beginning = beginning + a * to_device(mean_image.to(noise.dtype), noise.device)
-    numbers = None
-    if chosen.needs_noise:
-        if indices is None or seed is None:
-            raise ValueError(_NEEDS_NUMBERS.format(sampler))
-        numbers = _image_numbers(indices, attempts, seed, noise)
-    for kept, (x, given, mine) in _batches(batch_size, pad, beginning, condition, numbers):
+    numbers = _image_numbers(indices, attempts, seed, noise, sampler) if chosen.needs_noise else None
+    parts = beginning, condition, numbers, *(known or (None, None))
+    for kept, (x, given, mine, *held) in _batches(batch_size, pad, *parts):
 
         def estimate(x, t):
-            return strategy.estimate(ask(network, strategy, mode, x, given, t), x, t, clip=True)
+            x0, eps = strategy.estimate(ask(network, strategy, mode, x, given, t), x, t, clip=True)
+            return (x0, eps) if known is None else keep_known(x0, x, t, Known(*held), strategy)
 
         def fresh(k):
             return fresh_noise(mine.T, noise.shape[1:], seed, k).to(noise)

@@ -6,10 +6,10 @@
 __all__ = ['ARROWS', 'NO_DOWNLOAD', 'SEE', 'LEGEND', 'COLOURS', 'FONTS', 'BAND', 'THUMBNAIL', 'LEAST', 'STRATA_LEGEND',
            'SIMULATED', 'NOT_FOR_DIAGNOSIS', 'STATE_WITH_EACH', 'FILES', 'NOT_ASKED', 'ABOUT_BRIGHTNESS',
            'ABOUT_DETAIL', 'ABOUT_NEAREST', 'FETCHING', 'OFFLINE', 'verdict', 'first_page', 'show_worst',
-           'missing_weights', 'summary_table', 'Profile', 'plot_histograms', 'plot_spectra', 'NearestReal',
-           'nearest_real', 'distance_table', 'show_examples', 'lesion_contrast', 'strata_table', 'show_strata',
-           'evaluation_header', 'show_sets', 'how_to_cite', 'evaluation_cost', 'evaluation_files', 'show_memorization',
-           'show_utility', 'report_parts', 'write_report']
+           'giveaway_table', 'missing_weights', 'summary_table', 'Profile', 'plot_histograms', 'plot_spectra',
+           'NearestReal', 'nearest_real', 'distance_table', 'show_examples', 'lesion_contrast', 'strata_table',
+           'show_strata', 'evaluation_header', 'show_sets', 'how_to_cite', 'evaluation_cost', 'evaluation_files',
+           'show_memorization', 'show_utility', 'report_parts', 'write_report']
 
 # %% ../../nbs/evaluation/06_report.ipynb #7fc2c93b
 import html
@@ -30,6 +30,7 @@ from nbconvert import HTMLExporter
 from nbformat.v4 import new_markdown_cell, new_notebook
 from sklearn.metrics import pairwise_distances_argmin
 
+# %% ../../nbs/evaluation/06_report.ipynb #d0da2d6e
 from ..core.config import versions
 from ..core.files import write_atomic
 from ..core.show import clock, image_grid, markdown_table
@@ -40,7 +41,17 @@ from ..data.store import FOREGROUND
 from .evaluate import Evaluation, set_facts
 from .memorization import explain_memorization, memorization_table, plot_distances, show_pairs
 from .power import NOT_JUDGED
-from .rows import FEW_IMAGES, METRICS, QUESTIONS, Row, Sample, distance, judge_images, told_apart
+from medgen.evaluation.rows import (
+    FEW_IMAGES,
+    METRICS,
+    QUESTIONS,
+    Row,
+    Sample,
+    distance,
+    judge_images,
+    told_apart,
+    told_by,
+)
 from .sides import EvaluationSets, preprocessing_fingerprint
 from medgen.evaluation.utility import (
     UtilityResult,
@@ -53,6 +64,7 @@ from medgen.evaluation.utility import (
 from ..metrics.features import extract, resize
 from ..metrics.intervals import Interval, NotComputed, mean_interval
 from ..metrics.masks import EDGES, strata_names
+from ..metrics.two_sample import Giveaway
 
 # %% ../../nbs/evaluation/06_report.ipynb #7b646092
 ARROWS = dict(lower='↓', higher='↑')
@@ -157,7 +169,7 @@ def first_page(evaluation: Evaluation) -> Markdown:
     missing = missing_weights(evaluation.rows)
     return Markdown('\n\n'.join([markdown_table(head, lines), *([missing] if missing else [])]))
 
-
+# %% ../../nbs/evaluation/06_report.ipynb #b81eeb91
 def show_worst(
     evaluation: Evaluation,
     n: int = 9,  # columns
@@ -180,6 +192,26 @@ def show_worst(
         seen = sets.synthetic.draw(FEW_IMAGES, sets.cfg.seed)  # as `told_apart` does
         rows['synthetic,\nmost telling'] = seen.load(sequence, telling)[:, 0]
     return image_grid(rows)
+
+# %% ../../nbs/evaluation/06_report.ipynb #d812f219
+def giveaway_table(
+    evaluation: Evaluation,
+    n: int = 5,  # lines
+) -> Markdown:
+    "What tells synthetic images from held-out ones, and how far training patients differ in the same."
+    sets = evaluation.sets
+    try:
+        tells = told_by(sets)[:n]
+        floor = {g.kind: g for g in told_by(sets, 'training')} if sets.training is not None else {}
+    except NotComputed as e:
+        return Markdown(f'What gives images away was not computed: {_plain(str(e))}.')
+    lines = [[g.kind, *[_told(x) for x in (g, floor.get(g.kind))]] for g in tells]
+    head = ['what gives synthetic images away, by itself', 'AUC (shift)', 'training patients in their place']
+    return Markdown(markdown_table(head, lines))
+
+
+def _told(giveaway: Giveaway | None) -> str:
+    return '-' if giveaway is None else f'{giveaway.auc.value:.2f} ({giveaway.shift:+.1f} SD)'
 
 # %% ../../nbs/evaluation/06_report.ipynb #5a7c6f79
 def missing_weights(rows: list[Row]) -> str:
@@ -695,7 +727,7 @@ def report_parts(evaluation: Evaluation) -> dict[str, list[Markdown | Figure]]: 
     e, near = evaluation, nearest_real(evaluation)
     examples = [show_examples(e, near, farthest=farthest) for farthest in (False, True)]
     return {
-        'Summary': [first_page(e), show_worst(e), summary_table(e)],
+        'Summary': [first_page(e), show_worst(e), giveaway_table(e), summary_table(e)],
         'What was compared': [show_sets(e.sets)],
         'Brightness': [Markdown(ABOUT_BRIGHTNESS), plot_histograms(e)],
         'Detail': [Markdown(ABOUT_DETAIL), plot_spectra(e)],

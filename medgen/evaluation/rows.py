@@ -7,7 +7,7 @@ __all__ = ['COLUMNS', 'SETS', 'ALL', 'QUESTIONS', 'NEEDS', 'Values', 'MISSING', 
            'JUDGES', 'FEW_IMAGES', 'KYNKAANNIEMI', 'NAEEM', 'LPIPS', 'MS_SSIM', 'PAIR_CITE', 'METRICS', 'Row', 'absent',
            'Metric', 'find_metric', 'Sample', 'distance', 'Comparison', 'swd', 'diversity_values', 'diversity_rows',
            'quality_rows', 'mask_values', 'mask_rows', 'Detailed', 'memorization_rows', 'utility_rows', 'Judged',
-           'judge_images', 'plausibility_values', 'plausibility_rows', 'told_apart', 'two_sample_values',
+           'judge_images', 'plausibility_values', 'plausibility_rows', 'told_apart', 'told_by', 'two_sample_values',
            'two_sample_rows', 'coupling_values', 'coupling_rows', 'chosen_metrics', 'row_steps', 'metric_rows',
            'quick_values']
 
@@ -48,7 +48,7 @@ from ..metrics.masks import MASK_MEASURES, MaskSet, describe_masks, mask_distanc
 from ..metrics.plausibility import Plausibility, anatomies, typical
 from ..metrics.radiomics import standardise, unmeasurable
 from ..metrics.sliced_wasserstein import sliced_wasserstein
-from ..metrics.two_sample import TwoSample, telling_features, two_sample
+from ..metrics.two_sample import Giveaway, TwoSample, feature_kinds, giveaways, telling_features, two_sample
 from ..metrics.weights import WeightsError
 
 # %% ../../nbs/evaluation/03_rows.ipynb #684dd3b4
@@ -663,12 +663,24 @@ def _telling(images: ImageSet, names: list[str]) -> np.ndarray:
     return images.measured(('telling', *names), partial(_by_batch, names=names, measure=telling_features))
 
 
+def _both_sides(sets: EvaluationSets, name: str) -> tuple[ImageSet, ImageSet]:
+    "Held-out images, and those of a set; as many training images as there are synthetic ones."
+    held = sets.held_out.draw(FEW_IMAGES, sets.cfg.seed)
+    return held, sets.by_name[name].draw(min(len(sets.synthetic), FEW_IMAGES), sets.cfg.seed)
+
+
 def told_apart(sets: EvaluationSets, name: str = 'synthetic') -> TwoSample:
-    "A set against the held-out images; as many training images as there are synthetic ones."
-    names, seed = _sequences(sets), sets.cfg.seed
-    held = sets.held_out.draw(FEW_IMAGES, seed)
-    drawn = sets.by_name[name].draw(min(len(sets.synthetic), FEW_IMAGES), seed)
-    return two_sample(_telling(held, names), _telling(drawn, names), held.groups, drawn.groups, seed=seed)
+    "A set against the held-out images."
+    names, (held, drawn) = _sequences(sets), _both_sides(sets, name)
+    return two_sample(_telling(held, names), _telling(drawn, names), held.groups, drawn.groups, seed=sets.cfg.seed)
+
+
+def told_by(sets: EvaluationSets, name: str = 'synthetic') -> list[Giveaway]:
+    "What tells a set from the held-out images, one kind of feature at a time."
+    names, (held, drawn) = _sequences(sets), _both_sides(sets, name)
+    kinds = feature_kinds(_images(held, names, [0]).shape[1:])
+    real, synthetic = [_telling(images, names) for images in (held, drawn)]
+    return giveaways(real, synthetic, kinds, held.groups, drawn.groups, sets.cfg.seed)
 
 # %% ../../nbs/evaluation/03_rows.ipynb #66222140
 def two_sample_values(sets: EvaluationSets) -> Values:

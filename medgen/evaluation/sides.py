@@ -429,7 +429,8 @@ def open_sets(
     held_out = real_set(store, cfg.split, cfg.positive_only, 'held-out', cfg.max_images)
     if not len(held_out):
         what = 'slice with a tumour' if cfg.positive_only else 'slice'
-        raise DataError(f'no {what} in split {cfg.split!r}', 'Choose another split', Path(real_dir))
+        there = ', '.join(f'{split} ({n} patients)' for split, n in store.summary().patients.items())
+        raise DataError(f'no {what} in split {cfg.split!r}; there are {there}', 'Choose another split', Path(real_dir))
     train, no_training, train_notes = _open_training(cfg, data, store, real_dir, recipe, progress)
     stores, training = {'held-out': store}, None
     if train:

@@ -363,6 +363,7 @@ CURES = {
     'too small': 'lower min_lesion_mm',
     'too large': 'train the mask model longer, or raise max_lesion_mm',
     'outside the brain': 'raise max_outside',
+    'outside the head of this slice': 'train the mask model longer, or choose other patients',
     'not as requested': 'let the catalogue ask for what the training masks hold, or lower min_acceptance',
 }
 

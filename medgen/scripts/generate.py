@@ -23,6 +23,7 @@ USAGE = '''medgen-generate: make a synthetic dataset from trained models.
   medgen-generate seg_model="runs/*_seg_*" image_model="runs/*_dual_*" num_images=15000 output_dir=synthetic_dataset
   medgen-generate seg_model=runs/SEG                         masks alone
   medgen-generate mask_dir=DIR image_model=runs/DUAL         images for the masks of real patients
+  medgen-generate ... transplant_into=DIR                    lesions in real slices that have none, nothing else touched
   medgen-generate ... catalogue=lesions.yaml                 lesions of your choice: number, diameters, region
   medgen-generate ... slice_position=0.4                     all slices at one place in the head, -1 to 1
   medgen-generate ... drop_copies=true                       what copies a training patient is drawn again

@@ -378,7 +378,8 @@ def check_gpu() -> str:
 # %% ../../nbs/slurm/03_check.ipynb #c7bce1c9
 def run_input_checks(report: CheckReport, cfg: DictConfig, where: str = '') -> None:
     "The checks of what a job reads: folders, models, catalogue, weights."
-    folders = dict(generate=['mask_dir'], evaluate=['synthetic_dir', 'real_dir', 'train_dir']).get(report.job, [])
+    read = dict(generate=['mask_dir', 'transplant_into'], evaluate=['synthetic_dir', 'real_dir', 'train_dir'])
+    folders = read.get(report.job, [])
     for name in (n for n in folders if cfg[n]):
         report.run(where + name, check_folder, cfg[name])
     if report.job == 'generate':
