@@ -31,7 +31,8 @@ SEEN = {  # what the page must hold afterwards
     'a progress bar': 'document.body.innerText.includes("counting")',
     'a canvas of NiiVue': 'document.querySelectorAll(".jp-OutputArea canvas").length > 0',
 }
-IDLE = '!!document.querySelector(".jp-Notebook-ExecutionIndicator[data-status=idle]")'
+# the session, not what the toolbar says: that is idle before there is a kernel, and a run then asks for one
+IDLE = 'window.jupyterapp?.shell?.currentWidget?.sessionContext?.session?.kernel?.status === "idle"'
 
 
 def notebook() -> dict:
@@ -74,11 +75,13 @@ class Page:
             tabs = json.load(urlopen(f'http://127.0.0.1:{port}/json'))
             return next((t for t in tabs if t['type'] == 'page'), None)
 
-        self.socket = create_connection(waited(tab, 30, 'browser')['webSocketDebuggerUrl'], suppress_origin=True)
+        self.socket = create_connection(
+            waited(tab, 30, 'browser')['webSocketDebuggerUrl'], suppress_origin=True, timeout=60
+        )
 
     def ask(self, code: str):
         "The value of an expression in the page."
-        call = dict(id=1, method='Runtime.evaluate', params=dict(expression=code, awaitPromise=True))
+        call = dict(id=1, method='Runtime.evaluate', params=dict(expression=code))
         self.socket.send(json.dumps(call))
         while (answer := json.loads(self.socket.recv())).get('id') != 1:
             pass
@@ -110,7 +113,7 @@ def look(folder: Path, browser: str):
         page = Page(debug)
         waited(lambda: page.ask('document.querySelectorAll(".jp-CodeCell").length') == len(CELLS), 90, 'open notebook')
         waited(lambda: page.ask(IDLE), 90, 'kernel')
-        page.ask('window.jupyterapp.commands.execute("notebook:run-all-cells").then(() => true)')
+        page.ask('window.jupyterapp.commands.execute("notebook:run-all-cells")')
         for what, code in SEEN.items():
             waited(lambda code=code: page.ask(code), 90, f'{what} in the page')
             print('seen:', what)
