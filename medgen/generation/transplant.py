@@ -57,11 +57,12 @@ def slices_without_lesion(
     spacing_mm: float,  # distance of slices
 ) -> np.ndarray:  # of rows
     "The rows that have no lesion, nor their neighbours."
-    reach = int(CLEAR_MM / spacing_mm)
+    reach, with_lesion = int(CLEAR_MM / spacing_mm), index[index.tumour_px > 0]
+    lesions = {key: of.slice.to_numpy() for key, of in with_lesion.groupby(['split', 'patient'])}
     kept = []
     for row, own in zip(rows, index.iloc[rows].itertuples()):
-        same = (index.split == own.split) & (index.patient == own.patient) & (index.tumour_px > 0)
-        if not ((index.slice[same] - own.slice).abs() <= reach).any():
+        near = np.abs(lesions.get((own.split, own.patient), np.array([])) - own.slice) <= reach
+        if not near.any():
             kept.append(row)
     return np.array(kept, int)
 
