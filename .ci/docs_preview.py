@@ -115,6 +115,7 @@ if __name__ == '__main__':
     shutil.rmtree(proc / '_docs', ignore_errors=True)
     if code := subprocess.run([Path(sys.executable).parent / 'smalldocs', 'render', '--strict', proc]).returncode:
         sys.exit(code)
-    found = twice + link_problems(proc / '_docs')
+    copied = [] if (nbs_path / '_quarto.yml').is_symlink() else ['nbs/_quarto.yml is a copy: link it to ../_quarto.yml']
+    found = twice + copied + link_problems(proc / '_docs')
     print('\n'.join(sorted(found)))
     sys.exit(bool(found))

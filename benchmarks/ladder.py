@@ -25,7 +25,7 @@ from medgen.data.images import real_set
 from medgen.data.simulate import cohort_dir
 from medgen.data.slices import Recipe
 from medgen.data.store import SliceStore
-from medgen.evaluation.power import DRAWS, Draws, Reader, Size, numbers_of, pretend
+from medgen.evaluation.power import DRAWS, MOST, Draws, Reader, Size, numbers_of, pretend
 from medgen.evaluation.rows import chosen_metrics, metric_rows
 from medgen.evaluation.sides import EvaluationSets
 from medgen.metrics.defects import DEFECTS, plant
@@ -58,7 +58,7 @@ def judge(a, images, store, metrics, better: dict, deal_seed: int) -> list[dict]
     cfg = compose_config(job='evaluate', features=['radiomics'], positive_only=True)
     sets = EvaluationSets(fake, held, train, '', None, {}, store.recipe, cfg, [], None, '')
     drawn = min(a.patients, train.patients // 2)
-    size = Size(min(a.images, len(fake), len(train) // 2), drawn, train.patients, fake.patients)
+    size = Size(min(a.images, MOST, len(fake), len(train) // 2), drawn, train.patients, fake.patients)
     if not better:
         few = replace(sets, synthetic=draw(fake, 24, 0))
         better |= {f'{r.measure}, {r.images}': r.better for r in metric_rows(few, *metrics)}
@@ -93,10 +93,12 @@ def write(report: dict) -> str:
     head = ['called worse', *(f'rung {r}' for r in next(iter(by.values()))), 'most often by']
     share = f'{100 * alarms.value:.1f} % (95 % {100 * alarms.low:.1f} to {100 * alarms.high:.1f})'
     some = len({d['deal'] for d in none if d['worse']})
+    looked = f' (an evaluation looks at {MOST} of them)' if report['images'] > MOST else ''
     about = (
-        f'{report["images"]} images of {report["patients"]} patients against {report["patients"]} held-out patients, '
-        f'{report["deals"]} deals of the patients, {report["each"]} draws of each rung in each. Other patients, '
-        f'undamaged: {share} of {len(none)} draws are called worse, all of them in {some} of {len(set(deals))} deals.'
+        f'{report["images"]} images{looked} of {report["patients"]} patients against {report["patients"]} held-out '
+        f'patients, {report["deals"]} deals of the patients, {report["each"]} draws of each rung in each. Other '
+        f'patients, undamaged: {share} of {len(none)} draws are called worse, all of them in {some} of '
+        f'{len(set(deals))} deals.'
     )
     return f'{about}\n\n{markdown_table(head, rows)}'
 

@@ -3,6 +3,8 @@
 python benchmarks/starters.py train dual --runs DIR    about an hour on one core; the same command goes on
 python benchmarks/starters.py export dual --runs DIR   the newest run, into medgen/starters/dual
 python benchmarks/starters.py measure dual             100 images against simulated patients it has not seen
+
+Models of other sizes, such as dual-96, begin with the one of 64 pixels.
 """
 
 import argparse
@@ -26,17 +28,22 @@ from medgen.generation.generate import generate
 
 COHORT = dict(seed=1, n_train=520, n_val=40, n_test=60)
 TRAINING = dict(strategy='rflow', model='demo', training='demo', val_slices=256, checkpoint_minutes=5, compile='never')
-EPOCHS = dict(
-    seg=dict(epochs=12, val_interval=2), bravo=dict(epochs=2, val_interval=1), dual=dict(epochs=5, val_interval=1)
-)
+EPOCHS = {  # by the name of the model
+    'seg': dict(epochs=12, val_interval=2),
+    'bravo': dict(epochs=2, val_interval=1),
+    'dual': dict(epochs=5, val_interval=1),
+    'dual-96': dict(epochs=4, val_interval=1),
+}
 PACKAGE = Path(__file__).resolve().parent.parent / 'medgen/starters'
 
 
-def train(mode: str, runs: str):
+def train(name: str, runs: str):
     "One training; one thread is as fast as two here."
     cohort = cohort_dir(compose_config().paths.cache_dir, **COHORT)
-    places = dict(data_dir=str(cohort), output_dir=f'{runs}/{mode}', resume='auto')
-    cfg = compose_config(mode=mode, seed=1, **TRAINING, **EPOCHS[mode], **places)
+    places = dict(data_dir=str(cohort), output_dir=f'{runs}/{name}', resume='auto')
+    mode, _, size = name.partition('-')
+    begun = dict(image_size=int(size), init=f'starter-{mode}') if size else {}
+    cfg = compose_config(mode=mode, seed=1, **TRAINING, **EPOCHS[name], **places, **begun)
     print(run_training(cfg, open_store(cfg), TrainingLine()).run_dir)
 
 

@@ -455,6 +455,9 @@ def _check_training(cfg):
 def _check_transplants(cfg):
     "What makes no sense where lesions are put into real slices."
     if cfg.transplant_into is None:
+        _refuse_if(
+            (cfg.transplant_volumes, 'transplant_volumes=true: give transplant_into, the folder of the patients')
+        )
         return
     given = f'transplant_into={cfg.transplant_into!r}'
     _refuse_if(

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['RECIPE_VERSION', 'MASK', 'FOREGROUND', 'BRAINMETSHARE', 'PLANES', 'NEGATIVE', 'PROBLEM_COLUMNS', 'binarize', 'Volume',
-           'load_volume', 'Recipe', 'read_scaled', 'slice_axis', 'to_slices', 'from_slices', 'check_grids', 'Slices',
-           'preprocess', 'find_patients', 'DataCheck', 'for_each_patient', 'check_data']
+           'load_volume', 'Recipe', 'intensity_window', 'read_scaled', 'slice_axis', 'to_slices', 'from_slices',
+           'resize_back', 'check_grids', 'Slices', 'preprocess', 'find_patients', 'DataCheck', 'for_each_patient',
+           'check_data']
 
 # %% ../../nbs/data/02_slices.ipynb #6d85d49c
 import hashlib
@@ -222,16 +223,29 @@ def _intensity_window(array: np.ndarray, foreground: np.ndarray, recipe: Recipe)
     return float(low), float(high)
 
 
-def _scale_image(volume: Volume, recipe: Recipe) -> Volume:
-    "An image in [0, 1]; what lies outside the window saturates."
-    array, foreground, warnings = volume.array, volume.array > 0, []
+def _windowed(array: np.ndarray, recipe: Recipe) -> tuple:
+    "A volume, its foreground, what to say of it, and the intensities that become 0 and 1."
+    foreground, warnings = array > 0, []
     if recipe.scaling != 'none':
         try:
             array, foreground, warnings = _foreground(array)
         except DataError:
             if recipe.scaling == 'percentile':
                 raise
-    low, high = _intensity_window(array, foreground, recipe)
+    return array, foreground, warnings, _intensity_window(array, foreground, recipe)
+
+
+def intensity_window(
+    path: str | Path,  # NIfTI file of an image
+    recipe: Recipe,
+) -> tuple[float, float]:
+    "The intensities of a file that become 0 and 1."
+    return _windowed(load_volume(path).array, recipe)[-1]
+
+
+def _scale_image(volume: Volume, recipe: Recipe) -> Volume:
+    "An image in [0, 1]; what lies outside the window saturates."
+    array, foreground, warnings, (low, high) = _windowed(volume.array, recipe)
     scaled = np.clip((array - np.float32(low)) / np.float32(high - low), 0, 1)
     if warnings:
         scaled[~foreground] = 0
@@ -326,6 +340,25 @@ def _resize_slices(
     rows, cols = _resize_weights(h, mm_h, size, pixel), _resize_weights(w, mm_w, size, pixel)
     # float64, so that the stored bits, and with them the fingerprint, do not depend on the machine's summation order
     return np.stack([rows @ s @ cols.T for s in slices.astype(np.float64)]).astype(np.float32), pixel
+
+
+def resize_back(
+    slices: np.ndarray,  # [S, size, size] as the preprocessing makes them
+    shape: tuple[int, int],  # height and width of a slice of the volume in pixels
+    mm: tuple[float, float],  # height and width of a pixel of it
+    rounds: int = 20,  # of sharpening; 0: linear between the pixels, which loses what is as small as a pixel
+) -> np.ndarray:  # [S, height, width] float32
+    "Slices on the grid of the volume that they are of, whose pixels that are not 0 come out again when resized."
+    size, pixel = slices.shape[-1], max(n * side for n, side in zip(shape, mm)) / slices.shape[-1]
+    up = [_resize_weights(size, pixel, n, side) for n, side in zip(shape, mm)]
+    again = [_resize_weights(n, side, size, pixel) @ u for n, side, u in zip(shape, mm, up)]
+    fine = []
+    for wanted in slices.astype(np.float64):
+        x = wanted
+        for _ in range(rounds):
+            x = np.where(wanted == 0, 0, x + wanted - again[0] @ x @ again[1].T)
+        fine.append(up[0] @ x @ up[1].T)
+    return np.stack(fine).astype(np.float32)
 
 # %% ../../nbs/data/02_slices.ipynb #6bf8d43f
 def check_grids(grids: dict[Path, tuple]) -> None:

@@ -659,10 +659,11 @@ def how_to_cite(evaluation: Evaluation) -> Markdown:
 
 
 def evaluation_cost(evaluation: Evaluation) -> Markdown:
-    "Time, and what it ran with."
-    v = versions()
+    "Time, its longest steps, and what it ran with."
+    v, longest = versions(), sorted(evaluation.times.items(), key=lambda step: -step[1])[:4]
     software = ', '.join(f'{k} {v[k]}' for k in ('medgen', 'torch', 'monai', 'numpy', 'python'))
-    return Markdown(markdown_table(['', ''], [['time', clock(evaluation.seconds)], ['software', software]]))
+    time = f'{clock(evaluation.seconds)}: ' + ', '.join(f'{step} {clock(t)}' for step, t in longest)
+    return Markdown(markdown_table(['', ''], [['time', time], ['software', software]]))
 
 
 FILES = '''\

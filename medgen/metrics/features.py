@@ -221,13 +221,14 @@ def extract(
     batch_size: int = 32,  # images that go through the network at once
     cache_dir: str | Path | None = None,  # of weights and features; default: MEDGEN_CACHE, else ~/.cache/medgen
     progress: bool = False,
+    total: int = None,  # images that an iterator will give, for the progress
     keep: bool = True,  # read and write cached features
     device: str | None = None,  # of the network; default: a GPU if there is one
 ) -> np.ndarray:  # [N,D] float32
     "Features of all images."
     e, compute, features = find_extractor(extractor), None, []
     folder = weight_folders(cache_dir)[-1].parent / 'features' / e.name
-    total = len(images) if hasattr(images, 'shape') else None
+    total = len(images) if hasattr(images, 'shape') else total
     try:
         fingerprint = e.fingerprint(cache_dir)
         with ProgressBar(total=total, desc=extractor, unit='image', disable=not progress) as bar:

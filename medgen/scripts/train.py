@@ -27,7 +27,7 @@ from medgen.core.config import (
     read_leaves,
     resolve_name,
 )
-from ..core.processes import adopt_slurm_step
+from ..core.processes import adopt_slurm_step, leave_process
 from ..core.show import tolerate_ascii
 from ..data.layouts import DataError
 from ..diffusion.run import train
@@ -155,3 +155,4 @@ def main():
 
 if __name__ == '__main__' and '__file__' in globals():
     main()  # not when this notebook runs
+    leave_process()
