@@ -238,9 +238,10 @@ def _windowed(array: np.ndarray, recipe: Recipe) -> tuple:
 def intensity_window(
     path: str | Path,  # NIfTI file of an image
     recipe: Recipe,
-) -> tuple[float, float]:
+) -> tuple[float, float, np.ndarray]:  # and which voxels [X,Y,Z] are no background
     "The intensities of a file that become 0 and 1."
-    return _windowed(load_volume(path).array, recipe)[-1]
+    _, foreground, _, window = _windowed(load_volume(path).array, recipe)
+    return *window, foreground
 
 
 def _scale_image(volume: Volume, recipe: Recipe) -> Volume:

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['DIRECTIONS', 'FILE_LAYOUTS', 'FORMAT', 'MANIFEST_HELP', 'INTENDED_USE', 'NO_LICENCE', 'Grid', 'image_affine',
-           'nifti_bytes', 'read_note', 'DatasetError', 'claim', 'DatasetWriter', 'read_records', 'whole_records',
-           'model_facts', 'stack_help', 'folders_help', 'reading_help', 'known_limits', 'card_head', 'dataset_card',
-           'manifest_table', 'read_image', 'SyntheticDataset', 'open_dataset']
+           'packed', 'nifti_bytes', 'read_note', 'DatasetError', 'claim', 'DatasetWriter', 'read_records',
+           'whole_records', 'model_facts', 'stack_help', 'folders_help', 'reading_help', 'known_limits', 'card_head',
+           'dataset_card', 'manifest_table', 'read_image', 'SyntheticDataset', 'open_dataset']
 
 # %% ../../nbs/data/06_synthetic.ipynb #de962612
 import gzip
@@ -57,6 +57,14 @@ def image_affine(grid: Grid) -> np.ndarray:
     return affine
 
 # %% ../../nbs/data/06_synthetic.ipynb #8ee08352
+def packed(image: nib.Nifti1Image) -> bytes:
+    "A .nii.gz file; equal content gives equal bytes."
+    file = io.BytesIO()
+    with gzip.GzipFile('', 'wb', compresslevel=1, fileobj=file, mtime=0) as f:
+        f.write(image.to_bytes())
+    return file.getvalue()
+
+
 def nifti_bytes(
     channels: np.ndarray,  # [C, H, W]
     grid: Grid,
@@ -69,10 +77,7 @@ def nifti_bytes(
     for name, value in dict(descrip='synthetic, made by medgen, not for diagnosis', cal_min=0, cal_max=1).items():
         image.header[name] = value
     image.header.extensions.append(nib.nifti1.Nifti1Extension('comment', json.dumps(note).encode()))
-    packed = io.BytesIO()
-    with gzip.GzipFile('', 'wb', compresslevel=1, fileobj=packed, mtime=0) as f:
-        f.write(image.to_bytes())
-    return packed.getvalue()
+    return packed(image)
 
 
 def read_note(path: Path) -> dict:
@@ -281,6 +286,29 @@ def write(
         shutil.rmtree(temporary, ignore_errors=True)
 
 # %% ../../nbs/data/06_synthetic.ipynb #b8d8c87c
+@patch
+def write_beside(
+    self: DatasetWriter,
+    index: int,  # image that they belong to
+    place: str,  # folder in the dataset
+    files: dict[str, bytes],  # name -> content
+) -> dict[str, str]:  # name -> SHA-256
+    "Files that go with an image: all of them or none."
+    temporary = self.folder / '.partial' / f'{self.token}.{index}'
+    try:
+        temporary.mkdir(parents=True)
+        for name, data in files.items():
+            (temporary / name).write_bytes(data)
+        (self.folder / place).parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(self.folder / place, ignore_errors=True)
+        os.replace(temporary, self.folder / place)
+    except OSError as e:
+        raise self._no_room(index, e) from e
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+
+
 @patch
 def _no_room(self: DatasetWriter, index, e):
     "The error of a write that failed."

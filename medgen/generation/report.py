@@ -301,7 +301,10 @@ def generation_cost(result: GenerationResult) -> Markdown:
         ['images made in this start', n],
         ['time', clock(total)],
         ['seconds per image', f'{total / n:.3f}'],
-        ['network evaluations per image', f'{cfg.num_steps} per stage and attempt ({cfg.sampler})'],
+        [
+            'network evaluations per image',
+            f'{cfg.num_steps} per stage and attempt (masks: {cfg.mask_sampler}, images: {cfg.sampler})',
+        ],
     ]
     rows += [[f'of the time, {k}', f'{100 * v / total:.0f} %'] for k, v in seconds.items() if k != 'total']
     return Markdown(markdown_table(['', ''], rows))
