@@ -129,7 +129,7 @@ def evaluate(
     steps = row_steps(sets, metrics)
     with ProgressBar(total=len(steps), unit='step', disable=not progress) as bar:
         for name, step in steps.items():
-            bar.set_description(name, refresh=False)
+            bar.set_description(name)  # said at once: a step may take minutes
             try:
                 found = step()
             except MISSING as e:

@@ -8,8 +8,8 @@ __all__ = ['COLUMNS', 'SETS', 'ALL', 'QUESTIONS', 'NEEDS', 'Values', 'MISSING', 
            'Row', 'absent', 'Metric', 'find_metric', 'Sample', 'distance', 'Comparison', 'swd', 'diversity_values',
            'diversity_rows', 'quality_rows', 'mask_values', 'mask_rows', 'Detailed', 'memorization_rows',
            'utility_rows', 'Judged', 'judge_images', 'plausibility_values', 'plausibility_rows', 'told_apart',
-           'told_by', 'two_sample_values', 'two_sample_rows', 'coupling_values', 'coupling_rows', 'chosen_metrics',
-           'row_steps', 'metric_rows', 'quick_values']
+           'told_by', 'two_sample_values', 'two_sample_rows', 'coupling_values', 'coupling_rows', 'with_lpips',
+           'chosen_metrics', 'row_steps', 'metric_rows', 'quick_values']
 
 # %% ../../nbs/evaluation/03_rows.ipynb #ad980806
 import warnings
@@ -759,7 +759,16 @@ PAIR_CITE = dict(
 _prdc_better = dict(precision='higher', recall='higher', density='like real', coverage='higher')
 _prdc_cite = dict(precision=KYNKAANNIEMI, recall=KYNKAANNIEMI, density=NAEEM, coverage=NAEEM)
 _prdc_asks = dict(recall='varied', coverage='varied')
-_lpips = dict(measures=('lpips_alex', 'lpips_vgg'))
+
+
+def with_lpips(function):
+    "A function of sets and measures, with LPIPS by AlexNet, and by the slow VGG-16 where `features` has vgg16."
+
+    def rows(sets):
+        slow = ('lpips_vgg',) if 'vgg16' in extractor_names(sets.cfg.features) else ()
+        return function(sets, ('lpips_alex', *slow))
+
+    return rows
 
 
 def _of_sets(function, cite='', **more) -> Metric:
@@ -788,8 +797,8 @@ METRICS: dict[str, Metric | tuple[str, ...]] = dict(  # a tuple stands for sever
     two_sample=_of_sets(two_sample_rows, 'Lopez-Paz and Oquab 2017, arXiv:1610.06545', values=two_sample_values),
     coupling=_of_sets(coupling_rows, values=coupling_values, question='obeyed'),
     lpips=('lpips_quality', 'lpips_diversity'),
-    lpips_quality=_of_sets(partial(quality_rows, **_lpips), LPIPS),
-    lpips_diversity=_of_sets(partial(diversity_rows, **_lpips), LPIPS, question='varied'),
+    lpips_quality=_of_sets(with_lpips(quality_rows), LPIPS),
+    lpips_diversity=_of_sets(with_lpips(diversity_rows), LPIPS, question='varied'),
     ms_ssim=('ms_ssim_quality', 'ms_ssim_diversity'),
     ms_ssim_quality=_of_sets(partial(quality_rows, measures=('ms_ssim',)), MS_SSIM),
     ms_ssim_diversity=_of_sets(
