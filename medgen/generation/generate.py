@@ -837,9 +837,13 @@ def check_ready(cfg: DictConfig) -> DictConfig:  # the same configuration
         if cfg[name]:
             find_checkpoint(cfg[name], cfg.checkpoint)
     open_catalogue(cfg.catalogue)
+    out = Path(cfg.output_dir).expanduser().resolve()
     for name in ('mask_dir', 'transplant_into'):
         if cfg[name] and not Path(cfg[name]).expanduser().is_dir():
             raise ConfigError(f'{name}={cfg[name]!r}: no such folder')
+        if cfg[name] and out.is_relative_to(Path(cfg[name]).expanduser().resolve()):
+            cure = 'Give a folder outside, or the images would be taken for patients'
+            raise ConfigError(f'output_dir={cfg.output_dir!r} lies in {name}={cfg[name]!r}. {cure}')
     process_count(cfg.multi_gpu, cfg.num_processes)
     return cfg
 

@@ -38,9 +38,7 @@ def mask_in_3d(
     for step in range(int(radius.max() / spacing_mm) + 1):
         z = step * spacing_mm
         gone = radius - np.sqrt(np.maximum(radius**2 - z**2, 0))
-        section = ((labels > 0) & (radius > z) & (depth > gone)).astype(np.uint8)
-        if step == 0:
-            section = (labels > 0).astype(np.uint8)
+        section = ((radius > z) & (depth > gone)).astype(np.uint8)
         if section.any():
             found |= {step: section, -step: section}
     return dict(sorted(found.items()))
