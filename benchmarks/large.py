@@ -66,7 +66,7 @@ def table(found: dict, a) -> str:
         f'{found["counts"]}; {a.image_size} x {a.image_size} pixels, {len(NAMES) - 1} sequences and masks; features: '
         f'{", ".join(a.features)}. {clock(total)} in all on {os.cpu_count()} cores '
         f'(OMP_NUM_THREADS={os.environ.get("OMP_NUM_THREADS", "not set")}), at most {found["gib"]:.1f} GiB of memory. '
-        f'Of {found["rows"]} numbers {len(found["worse"])} are called worse.'
+        f'{found["rows"]} numbers; called worse: {"; ".join(found["worse"]) or "none"}.{a.beside}'
     )
     return f'{about}\n\n{markdown_table(["step", "time", "share"], rows)}'
 
@@ -79,6 +79,7 @@ def main():
     parser.add_argument('--image-size', type=int, default=64, help='(%(default)s)')
     parser.add_argument('--features', nargs='+', default=['radiomics', 'alexnet'], help='(%(default)s)')
     parser.add_argument('--out', type=Path, help='OUT/NAME.md and OUT/NAME.json get the numbers')
+    parser.add_argument('--beside', default='', help='what else the machine was doing, for the table')
     parser.add_argument('--name', default='evaluation-15000', help='(%(default)s)')
     a = parser.parse_args()
     with tempfile.TemporaryDirectory() as d:

@@ -4,7 +4,8 @@ python benchmarks/starters.py train dual --runs DIR    about an hour on one core
 python benchmarks/starters.py export dual --runs DIR   the newest run, into medgen/starters/dual
 python benchmarks/starters.py measure dual             100 images against simulated patients it has not seen
 
-Models of other sizes, such as dual-96, begin with the one of 64 pixels.
+Models of other sizes, such as dual-96, begin with the one of 64 pixels, and seg_sketch begins with seg;
+benchmarks/quotas.py measures that one.
 """
 
 import argparse
@@ -30,6 +31,7 @@ COHORT = dict(seed=1, n_train=520, n_val=40, n_test=60)
 TRAINING = dict(strategy='rflow', model='demo', training='demo', val_slices=256, checkpoint_minutes=5, compile='never')
 EPOCHS = {  # by the name of the model
     'seg': dict(epochs=12, val_interval=2),
+    'seg_sketch': dict(epochs=8, val_interval=2, condition_dropout=0.2),
     'bravo': dict(epochs=2, val_interval=1),
     'dual': dict(epochs=5, val_interval=1),
     'dual-96': dict(epochs=4, val_interval=1),
@@ -43,6 +45,8 @@ def train(name: str, runs: str):
     places = dict(data_dir=str(cohort), output_dir=f'{runs}/{name}', resume='auto')
     mode, _, size = name.partition('-')
     begun = dict(image_size=int(size), init=f'starter-{mode}') if size else {}
+    if mode == 'seg_sketch':
+        begun = dict(init='starter-seg')
     cfg = compose_config(mode=mode, seed=1, **TRAINING, **EPOCHS[name], **places, **begun)
     print(run_training(cfg, open_store(cfg), TrainingLine()).run_dir)
 
@@ -51,7 +55,7 @@ def export(mode: str, runs: str):
     "The newest run, without folders and training state."
     newest = sorted(Path(runs, mode).glob('*/'))[-1]
     # of masks the last one: held-out loss and lesion sizes were better, and the deviation that picks the best is noise
-    checkpoint = newest / 'latest' if mode == 'seg' else newest
+    checkpoint = newest / 'latest' if mode.startswith('seg') else newest
     print(export_model(checkpoint, PACKAGE / mode, licence='apache-2.0'))
 
 

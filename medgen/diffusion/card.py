@@ -37,6 +37,7 @@ def data_rows(about: dict) -> list[list]:
         ['source', 'simulated cohort of medgen' if about['simulated'] else 'a folder of patients, given by the user'],
         *[[split, f"{n['patients']} patients, {n['slices']} slices"] for split in SPLITS if (n := counts.get(split))],
         *([] if counts else [['patients', 'not recorded']]),
+        *([['kept of lesions', f'length and place of {len(kept["row"])}']] if (kept := about.get('lesions')) else []),
         ['slices used', SLICES_USED.get(slices, slices)],
         ['pixels', f'{size} × {size}{pixel}'],
         ['scaling', data['scaling'] + (percent if data['scaling'] == 'percentile' else '')],

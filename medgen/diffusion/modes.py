@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PreparedBatch', 'to_network', 'from_network', 'TrainingMode', 'SegmentationMode', 'ConditionalSingleMode',
-           'ConditionalDualMode', 'make_mode', 'mode_of_run', 'check_mode']
+           'ConditionalDualMode', 'SketchedMaskMode', 'make_mode', 'mode_of_run', 'check_mode']
 
 # %% ../../nbs/diffusion/01_modes.ipynb #48eefaa6
 from abc import ABC, abstractmethod
@@ -15,6 +15,7 @@ import torch
 from fastcore.basics import patch
 
 from ..core.config import find_class
+from ..data.lesions import sketch_masks
 from ..data.slices import binarize
 
 # %% ../../nbs/diffusion/01_modes.ipynb #a4798733
@@ -143,6 +144,22 @@ class ConditionalDualMode(_ConditionalMode):
 
     def __init__(self, images=('t1_pre', 't1_gd'), condition=('seg',)):
         super().__init__(images, condition)
+
+# %% ../../nbs/diffusion/01_modes.ipynb #946e09d5
+class SketchedMaskMode(SegmentationMode):
+    "Tumour masks from a sketch: a disc for each lesion, where it shall be and as wide as it shall be long."
+
+    def __init__(self, images=('seg',), condition=('seg',)):
+        super().__init__(images, condition)
+
+    is_conditional = True
+
+    def prepare_batch(self, batch, device):
+        sketches = batch.get('sketch')  # [B,1,H,W] of lesions that have no mask yet
+        if sketches is None:
+            masks = batch[self.condition[0]][:, 0].cpu().numpy()
+            sketches = torch.from_numpy(sketch_masks(masks))[:, None]
+        return PreparedBatch(_stack(batch, self.images, device), to_network(sketches.to(device)))
 
 # %% ../../nbs/diffusion/01_modes.ipynb #4b547919
 def make_mode(

@@ -56,6 +56,7 @@ def about(self: StepTrainer) -> dict:
         mask_rules=self.facts.mask_rules,
         positions=self.facts.positions if self.mode.slice_position else None,
         black_below=self.facts.black_below,
+        lesions=self.facts.lesions,
         recipe_fingerprint=self.store.recipe.fingerprint,
         data_fingerprint=self.store.fingerprint,
         data=data_counts(self.store),

@@ -56,7 +56,8 @@ def channel_sources(
     "Which channel of another network each channel continues: its namesake; for an image without one, the first image."
 
     def names(mode):
-        return [*mode.images] if outputs else [*mode.images, *mode.condition, *['position'] * mode.slice_position]
+        given = [f'given {name}' for name in mode.condition] + ['position'] * mode.slice_position
+        return [*mode.images] if outputs else [*mode.images, *given]  # a mask and the sketch of it are not the same
 
     known = {name: i for i, name in reversed(list(enumerate(names(theirs))))}
     return [known.get(name, 0 if i < len(mine.images) else None) for i, name in enumerate(names(mine))]
@@ -64,7 +65,7 @@ def channel_sources(
 
 def fit_channels(
     weight: torch.Tensor,  # of the other network
-    own: torch.Tensor,  # as drawn
+    own: torch.Tensor,  # what they are needed for
     sources: dict,  # dimension -> channels, from `channel_sources`
 ) -> torch.Tensor | None:  # of the shape of `own`; None where it cannot be had
     "The weights of a first or last convolution for other channels."
@@ -74,9 +75,10 @@ def fit_channels(
         if own.ndim != weight.ndim or own.ndim <= dim or not all(rest):
             continue
         if len(channels) == own.shape[dim] and max(known, default=0) < weight.shape[dim]:
-            new = own.movedim(dim, 0).clone()
+            new = torch.zeros_like(own.movedim(dim, 0))  # what is new is not seen at first
             for i, c in enumerate(channels):
-                new[i] = new[i] if c is None else weight.movedim(dim, 0)[c]
+                if c is not None:
+                    new[i] = weight.movedim(dim, 0)[c]
             return new.movedim(0, dim)
     return None
 

@@ -30,7 +30,7 @@ from omegaconf import DictConfig, OmegaConf
 from ..core.config import compose_config
 from ..core.processes import choose_bf16, float32_as, is_out_of_memory, is_process, this_device, to_device
 from ..core.show import markdown_table
-from ..data.lesions import head_map, learn_rules
+from ..data.lesions import head_map, learn_rules, lesion_examples
 from ..data.simulate import cohort_dir
 from ..data.slices import MASK, Recipe
 from ..data.store import SliceBatches, SliceStore
@@ -58,6 +58,7 @@ class TrainingFacts(NamedTuple):
     mask_rules: dict | None  # what generated masks must keep; None for a model of images
     positions: list[float]  # evenly spaced quantiles of the positions of the slices, from the least to the largest
     black_below: list[float]  # brightness of each image, below which a pixel can only be background
+    lesions: dict | None  # `lesion_examples` for a mode that is told what lesions to draw
 
 
 def sequence_names(mode: TrainingMode) -> tuple[str, ...]:
@@ -85,7 +86,7 @@ def training_facts(
     rows: np.ndarray,  # of the store
 ) -> TrainingFacts:
     "Averages and rules of some slices, read a few at a time."
-    names, rules, sums = sequence_names(mode), None, dict(mean_image=0.0)
+    names, rules, lesions, sums = sequence_names(mode), None, None, dict(mean_image=0.0)
     images = [name for name in names if name != MASK]
     for part in np.array_split(rows, max(1, len(rows) // 256)):
         prepared = mode.prepare_batch(store.get(part, names), 'cpu')[0]
@@ -95,10 +96,13 @@ def training_facts(
             sums['head'] = sums.get('head', 0.0) + len(part) * torch.from_numpy(head)
     if mode.images == [MASK]:
         pixel_mm = store.pixel_mm[store.index.patient.iloc[rows]].to_numpy()
-        rules = asdict(learn_rules(np.asarray(store.arrays[MASK][rows]), pixel_mm))
+        masks = np.asarray(store.arrays[MASK][rows])
+        rules = asdict(learn_rules(masks, pixel_mm))
+        if mode.is_conditional:
+            lesions = lesion_examples(masks, pixel_mm, store.positions[rows])
     positions = np.quantile(store.positions[rows], np.linspace(0, 1, 257)).round(4).tolist()
     averages = {name: (total / len(rows)).float() for name, total in sums.items()}
-    return TrainingFacts(averages, rules, positions, black_limits(mode, store, rows))
+    return TrainingFacts(averages, rules, positions, black_limits(mode, store, rows), lesions)
 
 # %% ../../nbs/diffusion/08_step.ipynb #650b053f
 class TrainingError(RuntimeError):

@@ -98,6 +98,8 @@ def pretend(sets: EvaluationSets, size: Size, seed: int, defect: str = '', rung:
         chosen = plant(chosen, defect, rung, seed).held()
         chosen.name = 'synthetic'
     chosen.names = list(sets.synthetic.names)  # their order tells before from after
+    if not np.isfinite(sets.synthetic.positions).all():
+        chosen.positions = np.full(len(chosen), np.nan)  # nobody knows at which level the synthetic images lie
     return _with(sets, chosen, sets.training.take(groups.others))
 
 
@@ -176,9 +178,10 @@ def _draws_key(sets: EvaluationSets, metrics: dict[str, Metric], size: Size) -> 
     spaces = extractor_names(cfg.features)
     stores = {name: store.fingerprint for name, store in sets.stores.items()}
     real = [stores, cfg.split, cfg.positive_only, cfg.max_images, cfg.image_type, sets.synthetic.names]
+    placed = bool(np.isfinite(sets.synthetic.positions).all())
     files = [_weights_of(n, cfg.cache_dir) for n in spaces]
     settings = [cfg.seed, cfg.pairs, DRAWS, PLANTED_DRAWS, PLANTED, RUNGS, versions()['medgen'], git_revision()]
-    about = [real, size, sorted(metrics), spaces, files, affordable_spaces(cfg), settings]
+    about = [real, placed, size, sorted(metrics), spaces, files, affordable_spaces(cfg), settings]
     return hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
 
 
