@@ -71,7 +71,7 @@ def usual_depth(
     lesions = draw_discs(list(zip(nearest.row, nearest.col, nearest.diameter_mm / pixel_mm)), shape) > 0
     return distance_transform_edt(np.pad(convex_hull_image(lesions), 1))[1:-1, 1:-1]
 
-
+# %% ../../nbs/generation/01_sketches.ipynb #fe62d910
 def in_region(
     row: float,
     col: float,
@@ -94,7 +94,7 @@ def draw_place(
     depth: np.ndarray,  # [H,W] of the head, in pixels
     shift: float,  # from the place of an example, in pixels
     rng: np.random.Generator,
-) -> tuple[int, int] | None:  # a pixel, which the least lesions fill
+) -> tuple[float, float] | None:  # the middle of a pixel, which the least lesions fill
     "Where a disc has room."
     for _ in range(TRIES):
         example = places.iloc[rng.choice(len(places), p=chances)]
@@ -102,7 +102,8 @@ def draw_place(
         inside = 0 <= row < depth.shape[0] and 0 <= col < depth.shape[1] and depth[row, col] >= (width + 1) / 2
         apart = all(np.hypot(row - r, col - c) >= (width + w) / 2 + GAP_PX for r, c, w in others)
         if inside and apart and allowed(row, col):
-            return int(row), int(col)
+            return float(row), float(col)
+    return None
 
 # %% ../../nbs/generation/01_sketches.ipynb #d6409c82
 def place_discs(
