@@ -73,7 +73,8 @@ def measure(mode: str, out: str, n: int = 100):
     cohort = str(cohort_dir(compose_config().paths.cache_dir, **COHORT))
     with tempfile.TemporaryDirectory() as d:
         start = time.process_time()
-        made = generate(compose_config(job='generate', mode=mode, num_images=n, output_dir=f'{d}/set'))
+        chosen = dict(seg_model='starter-seg_sketch') if mode == 'seg_sketch' else dict(mode=mode)
+        made = generate(compose_config(job='generate', **chosen, num_images=n, output_dir=f'{d}/set'))
         seconds = (time.process_time() - start) / n
         sides = dict(synthetic_dir=f'{d}/set', real_dir=cohort, split='test', output_dir=f'{d}/evaluation')
         cfg = compose_config(job='evaluate', features=['radiomics'], **sides)

@@ -74,6 +74,7 @@ def bundle_inference(
     condition = f'$torch.stack([{", ".join(given)}]).expand(@number, -1, -1, -1)' if given else None
     noise = f'$torch.randn(@number, {channels}, {height}, {width}, generator=torch.Generator().manual_seed(@seed))'
     ask = '@inferer.sample(@noise, @network_def, conditioning=@condition, mode=@conditioning, verbose=False)'
+    saver = {'_target_': 'SaveImage', 'output_dir': '@output_dir', 'output_postfix': '', 'separate_folder': False}
     return {
         'imports': ['$import torch', '$from safetensors.torch import load_file'],
         'bundle_root': '.',
@@ -89,7 +90,7 @@ def bundle_inference(
         'network_def': {'_target_': 'DiffusionModelUNet', **network},
         'scheduler': {'_target_': 'RFlowScheduler', 'num_train_timesteps': 1000, 'use_discrete_timesteps': False},
         'inferer': {'_target_': 'DiffusionInferer', 'scheduler': '@scheduler'},
-        'saver': {'_target_': 'SaveImage', 'output_dir': '@output_dir', 'output_postfix': '', 'separate_folder': False},
+        'saver': saver | {'squeeze_end_dims': False},  # or one channel alone would not be saved
         'run': [
             "$@network_def.load_state_dict(load_file(@bundle_root + '/models/weights.safetensors'))",
             '$@network_def.eval()',

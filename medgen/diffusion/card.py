@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SLICES_USED', 'SIMULATED_LIMIT', 'LIMITS', 'LOADING', 'PLAIN', 'PLAIN_CODE', 'IN_RUN', 'INTENDED', 'NO_LICENCE',
-           'LICENCE_UNSET', 'CITATION', 'card_checkpoint', 'data_rows', 'run_facts', 'training_rows',
+           'LICENCE_UNSET', 'CITATION', 'card_checkpoint', 'given_names', 'data_rows', 'run_facts', 'training_rows',
            'parameters_table', 'card_limits', 'without_medgen', 'card_head', 'model_card']
 
 # %% ../../nbs/diffusion/16_card.ipynb #844e0d1c
@@ -25,6 +25,15 @@ def card_checkpoint(
 
 
 SLICES_USED = dict(nonempty='those that show head', tumour='those with a tumour')
+
+
+def given_names(
+    mode: dict,  # of a configuration
+) -> list[str]:
+    "What a model is given besides noise, in words."
+    if mode['mode_class'].endswith('.SketchedMaskMode'):
+        return [f'sketch of {name} (a disc for each lesion, as wide as it is long)' for name in mode['condition']]
+    return [*mode['condition']]
 
 
 def data_rows(about: dict) -> list[list]:
@@ -152,7 +161,7 @@ def without_medgen(place: Path, about: dict) -> str:
         time = f'1000 t / {steps}, t = 1 … {steps}, where x = √ᾱ(t) image + √(1 - ᾱ(t)) noise'
         output = f'{strategy["prediction"]}, with the {strategy["schedule"]} schedule of ᾱ'
     limits = ', '.join(f'{limit:.3f}' for limit in about.get('black_below') or ())
-    inputs = [f'noised {name}' for name in mode['images']] + mode['condition'] + ['position'] * position
+    inputs = [f'noised {name}' for name in mode['images']] + given_names(mode) + ['position'] * position
     return PLAIN.format(
         begin=PLAIN_CODE.format(folder=place.name) if (place / 'config.json').exists() else IN_RUN,
         inputs=', '.join(inputs),
@@ -182,14 +191,16 @@ def model_card(
     "The description of a trained model."
     place, about = card_checkpoint(run_dir)
     facts, mode, sha = run_facts(place, about), about['config']['mode'], about['files']['weights.safetensors']
-    source = f"for a given {' and '.join(mode['condition'])}" if mode['condition'] else 'from noise alone'
+    source = f"for a given {' and '.join(given_names(mode))}" if mode['condition'] else 'from noise alone'
     makes = f"A diffusion model that makes 2D slices of {', '.join(mode['images'])} {source}."
     sections = {
         'Intended use': INTENDED,
         'Data': markdown_table(['', ''], data_rows(about)),
         'Training': f"{markdown_table(['', ''], training_rows(about, facts))}\n\n{parameters_table(about['config'])}",
         'Limits': '\n'.join(f'- {line}' for line in card_limits(about)),
-        'How to load': LOADING.format(folder=place.name, argument='image_model' if mode['condition'] else 'seg_model'),
+        'How to load': LOADING.format(
+            folder=place.name, argument='seg_model' if mode['images'] == ['seg'] else 'image_model'
+        ),
         'Without medgen': without_medgen(place, about),
         'Licence and citation': f'{f"Licence: {licence}." if licence else LICENCE_UNSET} {CITATION}',
     }

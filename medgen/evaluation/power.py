@@ -89,6 +89,12 @@ def _with(sets: EvaluationSets, fake: ImageSet, training: ImageSet) -> Evaluatio
     return replace(sets, synthetic=fake, training=training, held_out=sets.held_out.spread(5 * MOST), parents=None)
 
 
+def _hide_levels(images: ImageSet, sets: EvaluationSets):
+    "Images whose level in the head nobody knows, where that of some synthetic ones is unknown."
+    if not np.isfinite(sets.synthetic.positions).all():
+        images.positions = np.full(len(images), np.nan)
+
+
 def pretend(sets: EvaluationSets, size: Size, seed: int, defect: str = '', rung: int = 0) -> EvaluationSets:
     "Training patients, with a defect if need be, in the place of the synthetic images; the others stay training."
     rng = np.random.default_rng([seed, 17])
@@ -98,17 +104,16 @@ def pretend(sets: EvaluationSets, size: Size, seed: int, defect: str = '', rung:
         chosen = plant(chosen, defect, rung, seed).held()
         chosen.name = 'synthetic'
     chosen.names = list(sets.synthetic.names)  # their order tells before from after
-    if not np.isfinite(sets.synthetic.positions).all():
-        chosen.positions = np.full(len(chosen), np.nan)  # nobody knows at which level the synthetic images lie
+    _hide_levels(chosen, sets)
     return _with(sets, chosen, sets.training.take(groups.others))
 
 
 def observed_sets(sets: EvaluationSets, size: Size, seed: int) -> EvaluationSets:
     "As many synthetic images as a draw has."
     rng = np.random.default_rng([seed, 18])
-    return _with(
-        sets, _some(sets.synthetic, np.arange(len(sets.synthetic)), size.images, rng, 'synthetic'), sets.training
-    )
+    observed = _some(sets.synthetic, np.arange(len(sets.synthetic)), size.images, rng, 'synthetic')
+    _hide_levels(observed, sets)
+    return _with(sets, observed, sets.training)
 
 # %% ../../nbs/evaluation/04_power.ipynb #f7919d8d
 DRAWS = 40  # without defect

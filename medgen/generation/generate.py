@@ -6,11 +6,11 @@
 __all__ = ['PREPROCESSING', 'FEW_PATIENTS', 'MOST_JUDGES', 'VOLUMES', 'HEALTHY', 'find_checkpoint', 'Model', 'open_model',
            'sampler_of', 'check_model', 'check_pair', 'RealMasks', 'simulated_again', 'training_store', 'copy_index',
            'reject_copies', 'least_fit', 'reject_unfit', 'Sources', 'dataset_identity', 'launches_processes',
-           'mask_rules', 'check_position', 'check_guidance', 'open_catalogue', 'with_starters', 'open_sources',
-           'image_positions', 'stage_seed', 'draw_sketches', 'draw_masks', 'draw_images', 'draw_into', 'slices_noise',
-           'PendingImage', 'image_record', 'GenerationLoop', 'check_ready', 'GenerationResult', 'open_writer',
-           'lost_volumes', 'make_images', 'make_images_with_processes', 'count_records', 'generate', 'copies_text',
-           'fit_text', 'positions_text', 'transplant_text', 'card_facts']
+           'mask_rules', 'check_position', 'check_guidance', 'open_catalogue', 'with_starters', 'check_catalogue',
+           'open_sources', 'image_positions', 'stage_seed', 'draw_sketches', 'draw_masks', 'draw_images', 'draw_into',
+           'slices_noise', 'PendingImage', 'image_record', 'GenerationLoop', 'check_ready', 'GenerationResult',
+           'open_writer', 'lost_volumes', 'make_images', 'make_images_with_processes', 'count_records', 'generate',
+           'copies_text', 'fit_text', 'positions_text', 'transplant_text', 'card_facts']
 
 # %% ../../nbs/generation/04_generate.ipynb #64e19e8e
 import glob
@@ -36,7 +36,7 @@ from IPython.display import display
 from omegaconf import DictConfig, OmegaConf
 
 # %% ../../nbs/generation/04_generate.ipynb #845482ae
-from ..core.config import ConfigError, check_writable, versions
+from ..core.config import MASK_MODES, ConfigError, check_writable, versions
 from ..core.files import file_hash
 from ..core.processes import StopSignals, keep_compiled, process_count, run_processes, this_device, to_device
 from ..core.show import ProgressBar
@@ -66,7 +66,7 @@ from medgen.generation.masks import (
     show_rejected,
     stop_if_hopeless,
 )
-from .sketches import head_depth, place_discs
+from .sketches import check_regions, head_depth, place_discs
 from .transplant import Backgrounds, certificate, move_into_head, open_patients, put_back, zone
 from .volumes import ALIKE, make_volume, noise_chain, sections
 from ..metrics.coupling import LeastFit
@@ -186,9 +186,9 @@ def check_model(
         raise ConfigError(f'{makes}; a model of masks is needed (mode seg or seg_sketch)')
     dropout = model.about['config']['training'].get('condition_dropout')
     if parameter == 'seg_model' and mode.is_conditional and not (dropout or cfg.catalogue):
-        cure = 'Give a catalogue, or train it with training.condition_dropout=0.3'
+        cure = 'Give a catalogue, or train it with training.condition_dropout=0.2'
         raise ConfigError(f'{given} never had to do without a sketch of the lesions. {cure}')
-    if parameter == 'image_model' and mode.condition != [MASK]:
+    if parameter == 'image_model' and (mode.condition != [MASK] or MASK in mode.images):
         condition = ', '.join(mode.condition) or 'nothing'
         raise ConfigError(f'{makes} from {condition}; a model that makes images from {MASK} is needed')
     facts = dict(strategy=model.strategy_name)
@@ -395,6 +395,12 @@ class Sources:
     def measure(self, masks):
         return mask_table(masks, self.pixel_mm, self.head, self.rules, self.plane)
 
+# %% ../../nbs/generation/04_generate.ipynb #1bb6ce6f
+@patch(as_prop=True)
+def region_map(self: Sources) -> np.ndarray:  # [H,W]
+    "The head map, or all of the slice where a model of masks has seen no head."
+    return np.ones((self.main.size, self.main.size)) if self.head is None else self.head
+
 # %% ../../nbs/generation/04_generate.ipynb #de69b696
 def _model_identity(m: Model | None) -> dict | None:
     "Which weights, and how they compute."
@@ -482,7 +488,7 @@ def check_guidance(cfg: DictConfig, image: Model | None) -> None:
         return
     given = f'guidance={cfg.guidance:g}'
     if image is None:
-        raise ConfigError(f'{given}: masks are drawn from nothing that could guide them. Leave it out')
+        raise ConfigError(f'{given}: masks are not guided. Leave it out')
     if not image.about['config']['training'].get('condition_dropout'):
         run = image.folder.parent.name
         cure = 'Train with training.condition_dropout=0.15, or leave it out'
@@ -503,11 +509,22 @@ def with_starters(
     "The configuration as it is, or, without models, with those that come with medgen."
     if cfg.seg_model or cfg.image_model:
         return cfg
-    image_model = None if cfg.mode == 'seg' else f'starter-{cfg.mode or "dual"}'
-    seg_model = 'starter-seg_sketch' if cfg.catalogue else 'starter-seg'
+    image_model = None if cfg.mode in MASK_MODES else f'starter-{cfg.mode or "dual"}'
+    seg_model = 'starter-seg_sketch' if cfg.catalogue or cfg.mode == 'seg_sketch' else 'starter-seg'
     return OmegaConf.merge(cfg, dict(seg_model=seg_model, image_model=image_model))
 
 # %% ../../nbs/generation/04_generate.ipynb #bcb623c2
+def check_catalogue(sources: Sources) -> None:
+    "Refuse requests that can never be met, or that the model of masks cannot be told."
+    s = sources
+    try:
+        check_requests(s.requests, s.rules, s.plane)
+        if s.seg and s.seg.mode.is_conditional:
+            check_regions(s.requests, pd.DataFrame(s.seg.about['lesions']), s.region_map, s.plane)
+    except ValueError as e:
+        raise ConfigError(f'catalogue={s.cfg.catalogue!r}: {e}') from None
+
+# %% ../../nbs/generation/04_generate.ipynb #050bd711
 def open_sources(
     cfg: DictConfig,  # of the job 'generate'; without models, see `with_starters`
     device: str = None,  # by default `this_device()`, and no GPU in a process that only starts others
@@ -528,10 +545,7 @@ def open_sources(
     check_guidance(cfg, image)
     real = RealMasks(image, cfg) if cfg.mask_dir else None
     sources = Sources(cfg, seg, real, image, mask_rules(cfg, seg), open_catalogue(cfg.catalogue))
-    try:
-        check_requests(sources.requests, sources.rules, sources.plane)
-    except ValueError as e:
-        raise ConfigError(f'catalogue={cfg.catalogue!r}: {e}') from None
+    check_catalogue(sources)
     if cfg.drop_copies and ready:
         with FileLock(Path(cfg.cache_dir).expanduser() / '.copies.lock'):  # several processes: one computes, all read
             sources.copies = {k: copy_index(m, cfg) for k, m in dict(masks=seg, images=image).items() if m}
@@ -618,12 +632,12 @@ def draw_sketches(
 ) -> np.ndarray:  # [N,H,W] float32 in [0, 1]
     "The sketch of a mask for each image, from (seed, index, attempt) and its request alone."
     s, examples = sources, pd.DataFrame(sources.seg.about['lesions'])
-    head, sketches = np.ones((s.seg.size, s.seg.size)) if s.head is None else s.head, []
+    sketches = []
     depths = map(head_depth, s.grounds.get(indices)) if s.grounds else [None] * len(indices)
     for index, attempt, position, depth in zip(indices, attempts, positions, depths):
         rng, request = np.random.default_rng([s.cfg.seed, index, attempt, 3]), s.requests[s.dealt[index]]
-        discs = place_discs(examples, request, position, s.pixel_mm, head, rng, s.plane, depth)
-        sketches.append(draw_discs(discs, head.shape))
+        discs = place_discs(examples, request, position, s.pixel_mm, s.region_map, rng, s.plane, depth)
+        sketches.append(draw_discs(discs, s.region_map.shape))
     return np.stack(sketches)
 
 
@@ -929,6 +943,8 @@ def make_images(
         try:
             return loop, loop.run(stop)
         except GenerationError as e:
+            if not loop.funnel.examples:
+                raise
             path, figure = writer.folder / 'rejected.png', show_rejected(loop.funnel, sources.head)
             figure.savefig(path, dpi=120)
             if get_ipython():

@@ -320,7 +320,7 @@ def show_folder(result: GenerationResult) -> Markdown:
     ]
     if files := sorted(p.name for p in folder.glob('[0-9]*.nii.gz')):
         rows.insert(0, [f'`{files[0]}` … `{files[-1]}`', f'[H, W, {len(names)}]: {", ".join(names)}'])
-    given = {k: c[k] for k in ('seg_model', 'image_model', 'mask_dir', 'transplant_into') if c[k]}
+    given = {k: c[k] for k in ('seg_model', 'image_model', 'mask_dir', 'transplant_into', 'catalogue') if c[k]}
     models = ''.join(f' -p {k} {v if starter(v) else from_root(v)}' for k, v in given.items())
     command = f'python3 -m papermill nbs/generate.ipynb more.ipynb{models} -p output_dir {from_root(folder)}'
     more = f'More of the same, which adds to it:\n\n```sh\n{command} -p num_images {2 * c.num_images}\n```'
