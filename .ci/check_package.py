@@ -17,10 +17,10 @@ import sys; from pathlib import Path
 import medgen, medgen.core.config as c
 assert Path(medgen.__file__).is_relative_to(sys.argv[1]), medgen.__file__
 assert 'torch' not in sys.modules, 'medgen.core.config imports torch'
-for mode in ('seg', 'bravo', 'dual'): assert c.compose_config(mode=mode).choices.mode == mode
+for mode in ('seg', 'seg_sketch', 'bravo', 'dual'): assert c.compose_config(mode=mode).choices.mode == mode
 for job in ('generate', 'evaluate'): c.compose_config(job=job)
 found = sorted(p.parent.name for p in Path(medgen.__file__).parent.glob('starters/*/weights.safetensors'))
-assert found == ['bravo', 'dual', 'seg'], found
+assert found == ['bravo', 'dual', 'seg', 'seg_sketch'], found
 '''
 
 
