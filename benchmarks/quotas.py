@@ -92,14 +92,15 @@ def measure(a) -> list[dict]:
 
 
 def table(results: list[dict]) -> str:
-    "A line for each request; in brackets the least and the most of the seeds."
+    "A line for each request, seeds taken together; in brackets the best and the worst of them."
     rows = []
     for request in dict.fromkeys(r['request'] for r in results):
         own = [r for r in results if r['request'] == request]
         row = [request, f'{100 * own[0]["real"]["share"]:.1f} %']
         for name in ('untold', 'told'):
-            per_seed = [1 / r[name]['share'] if r[name]['share'] else np.inf for r in own]
-            row.append(f'{np.mean(per_seed):.2f} ({min(per_seed):.2f} to {max(per_seed):.2f})')
+            shares = [r[name]['share'] for r in own]
+            ends = ' to '.join(f'{1 / share:.2f}' if share else 'none' for share in (max(shares), min(shares)))
+            row.append(f'{1 / np.mean(shares):.2f} ({ends})' if any(shares) else 'none')
         for shape, form in (('area', '.0f'), ('solidity', '.3f')):
             means = [np.mean([r[name][shape] for r in own if shape in r[name]]) for name in ('real', 'told')]
             row.append(', '.join(f'{mean:{form}}' for mean in means))
