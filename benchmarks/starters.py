@@ -31,7 +31,7 @@ COHORT = dict(seed=1, n_train=520, n_val=40, n_test=60)
 TRAINING = dict(strategy='rflow', model='demo', training='demo', val_slices=256, checkpoint_minutes=5, compile='never')
 EPOCHS = {  # by the name of the model
     'seg': dict(epochs=12, val_interval=2),
-    'seg_sketch': dict(epochs=8, val_interval=2, condition_dropout=0.2),
+    'seg_sketch': dict(epochs=8, val_interval=2, condition_dropout=0.2, init='starter-seg'),
     'bravo': dict(epochs=2, val_interval=1),
     'dual': dict(epochs=5, val_interval=1),
     'dual-96': dict(epochs=4, val_interval=1),
@@ -45,8 +45,6 @@ def train(name: str, runs: str):
     places = dict(data_dir=str(cohort), output_dir=f'{runs}/{name}', resume='auto')
     mode, _, size = name.partition('-')
     begun = dict(image_size=int(size), init=f'starter-{mode}') if size else {}
-    if mode == 'seg_sketch':
-        begun = dict(init='starter-seg')
     cfg = compose_config(mode=mode, seed=1, **TRAINING, **EPOCHS[name], **places, **begun)
     print(run_training(cfg, open_store(cfg), TrainingLine()).run_dir)
 

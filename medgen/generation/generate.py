@@ -1087,6 +1087,8 @@ def card_facts(result: GenerationResult) -> dict:
     "What the dataset's card says, apart from its files."
     s, c = result.sources, result.sources.cfg
     masks = 'drawn by the mask model and checked against the rules in `generation.json`.'
+    if s.requests and s.seg.mode.is_conditional:
+        masks = masks.replace('drawn', 'drawn, for sketches of the lesions that the catalogue asks for,', 1)
     if s.real:
         patients = s.real.store.index.patient.iloc[s.real.rows].nunique()
         source = f'real masks of {patients} patients (split {c.mask_split})'

@@ -151,11 +151,8 @@ def place_discs(
     chances = np.exp(-np.square(away) / 2) * np.ones(len(examples)) + 1e-9
     here = in_regions(examples, request, middle, plane)
     allowed = partial(in_region, request=request, middle=middle, plane=plane)
-    number, usual, shift = (
-        lesion_number(examples, request, rng),
-        chances[here] / chances[here].sum(),
-        SHIFT_MM / pixel_mm,
-    )
+    number = lesion_number(examples, request, rng)
+    usual, shift = chances[here] / chances[here].sum(), SHIFT_MM / pixel_mm
     for _ in range(LAYOUTS):
         discs = []
         for _ in range(number):
